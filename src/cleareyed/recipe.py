@@ -1,0 +1,160 @@
+"""What a run needs, as strict data: the schema of `recipes/*.yaml`.
+
+Reading files and `key=value` overrides is in `cleareyed.recipe_files`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSpec(Strict):
+    path: str = "tiny-base"
+    """A folder, a hub id, or `tiny-base`."""
+    revision: str | None = None
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """bf16: fp32 master weights under bf16 autocast."""
+    min_pixels: Positive | None = None
+    max_pixels: Positive | None = None
+    freeze_vision: bool = False
+    freeze_language: bool = False
+    gradient_checkpointing: bool = False
+
+
+class TaskSpec(Strict):
+    """A task by name; the fields that do not belong to that task must be left out."""
+
+    name: str
+    """`scenes-train`, `scenes-val`, `scenes-bench`, `blink`, `nlvr`, or `table` (your own file)."""
+    path: str | None = None
+    """`table`: the JSONL or parquet file. Others: a folder or file under the data root, instead of the usual one."""
+    split: str | None = None
+    limit: Positive | None = None
+    """Only the first so many samples."""
+    rule: str | None = None
+    """Accuracy rule, instead of the task's own."""
+
+
+class RewardSpec(Strict):
+    function: str
+    """`accuracy`, `format`, `length`, or `FILE.py:FUNCTION` (needs --allow-code)."""
+    weight: float = 1.0
+    rule: str | None = None
+    """`accuracy` only: the accuracy rule."""
+
+
+class EvalSpec(Strict):
+    """A measurement during or around training."""
+
+    task: TaskSpec
+    prompt: str | None = None
+    """Prompt style; the one trained with if left out."""
+    max_tokens: Positive | None = None
+    """Longest answer; the training limit if left out."""
+    batch: Positive = 64
+
+
+class SamplingSpec(Strict):
+    group: Annotated[int, Field(ge=2)] = 8
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    max_tokens: Positive = 700
+
+
+class OptimizerSpec(Strict):
+    lr: Annotated[float, Field(gt=0)]
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: Annotated[int, Field(ge=0)] = 0
+    weight_decay: NonNegative = 0.0
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    max_grad_norm: NonNegative = 1.0
+
+
+class RunSpec(Strict):
+    """The fields every kind of run shares."""
+
+    seed: int = 0
+    model: ModelSpec = ModelSpec()
+    optimizer: OptimizerSpec
+    steps: Positive
+    save_every: Positive = 50
+    log_tensorboard: bool = False
+    threads: Positive | None = None
+    """Torch threads; all cores if left out."""
+
+
+class GrpoRecipe(RunSpec):
+    method: Literal["grpo"]
+    task: TaskSpec
+    prompt: str = "base"
+    prompts_per_step: Positive = 8
+    micro_prompts: Positive | None = None
+    """Prompts (with their groups) per forward and backward; all of a step's if left out."""
+    sampling: SamplingSpec = SamplingSpec()
+    rewards: tuple[RewardSpec, ...] = (RewardSpec(function="accuracy"), RewardSpec(function="format"))
+    beta: NonNegative = 0.04
+    """Weight of the KL penalty; 0 loads no reference model."""
+    max_prompt_tokens: Positive = 1024
+    eval_every: Annotated[int, Field(ge=0)] = 0
+    """0: never during training."""
+    validate_on: EvalSpec | None = None
+    """What `eval_every` measures; the best checkpoint is kept by its accuracy."""
+    measure: tuple[EvalSpec, ...] = ()
+    """Measured before training and after it, for the report."""
+
+
+class SftRecipe(RunSpec):
+    method: Literal["sft"]
+    task: TaskSpec
+    prompt: str = "no-reasoning"
+    batch: Positive = 8
+    """Samples per optimizer step."""
+    micro_batch: Positive | None = None
+    train_on_prompt: bool = False
+    """Also learn the prompt's text tokens, as the paper's code did."""
+    max_prompt_tokens: Positive = 1024
+    max_tokens: Positive = 64
+    """Longest answer when evaluated."""
+    eval_every: Annotated[int, Field(ge=0)] = 0
+    validate_on: EvalSpec | None = None
+    measure: tuple[EvalSpec, ...] = ()
+
+
+class ShapeSpec(Strict):
+    """The architecture that pretraining starts from."""
+
+    vocab: Positive = 1024
+    hidden: Positive = 192
+    layers: Positive = 6
+    heads: Positive = 6
+    kv_heads: Positive = 2
+    intermediate: Positive = 512
+    vision_hidden: Positive = 128
+    vision_layers: Positive = 4
+    vision_heads: Positive = 4
+    patch: Positive = 8
+    image_px: Positive = 96
+
+
+class PretrainRecipe(Strict):
+    method: Literal["pretrain"]
+    seed: int = 0
+    shape: ShapeSpec = ShapeSpec()
+    optimizer: OptimizerSpec
+    steps: Positive
+    images_per_step: Positive = 32
+    tokens_per_image: Positive = 288
+    """Text tokens packed behind one image, in several turns that do not see each other."""
+    mixture: dict[str, NonNegative]
+    """Style of text to its weight (`cleareyed.training.corpus`)."""
+    save_every: Positive = 500
+    threads: Positive | None = None
+
+
+Recipe = Annotated[GrpoRecipe | SftRecipe | PretrainRecipe, Field(discriminator="method")]

@@ -1,0 +1,42 @@
+"""What is asked: samples, and the task that holds them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+LoadImage = Callable[[], Image.Image]
+"""Gives an RGB image when called. Pictures are loaded (or rendered) when needed, never kept in a sample."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about zero or more images, with its gold answer."""
+
+    id: str
+    """Unique within the task and stable over time."""
+    question: str
+    """The text asked, choices included where the task asks with choices."""
+    answer: str
+    """The gold answer; equal to one of `choices` if there are any."""
+    choices: tuple[str, ...] = ()
+    """The candidate answers, in the order of their letters A, B, ...; empty for an open question."""
+    images: tuple[LoadImage, ...] = ()
+    skill: str = ""
+    """The part of the task this sample counts towards ("Count", "Depth", ...); empty if the task has one part."""
+    group: str = ""
+    """Samples with the same group are resampled together in intervals; empty means the sample stands alone."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns of the data row, handed to reward functions by name."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A set of samples, defined once for evaluation and as an environment for reinforcement."""
+
+    name: str
+    samples: Sequence[Sample]
+    """May be lazy: items are made when indexed, and the same index always gives the same sample."""
+    rule: str = "strict"
+    """The accuracy rule this task is judged by unless a recipe names another (`cleareyed.scoring.rules`)."""
