@@ -1,0 +1,227 @@
+"""Intervals, paired tests and baselines for right-or-wrong answers.
+
+Every share is a fraction in 0..1, every interval covers 95 % unless told otherwise, and everything random is
+drawn from a stated seed, so that a number in a report can be computed again.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+
+from cleareyed.tasks.task import Sample
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_BLOCK = 2_000_000
+"""Resampled items held in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two answerers on the same items."""
+
+    n: int
+    first: float
+    """Share right of the first."""
+    second: float
+    first_only: int
+    """Items that only the first got right."""
+    second_only: int
+    p: float
+    """Two-sided exact McNemar."""
+    difference: float
+    """second - first."""
+    interval: Interval
+    """Of the difference."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    value: float
+    interval: Interval
+
+
+def wilson(right: int, n: int, confidence: float = 0.95) -> Interval:
+    """Score interval of a share: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
+
+    Wilson (1927), JASA 22:209; computed by scipy. For items that are independent. ValueError if n is 0.
+    """
+    found = binomtest(right, n).proportion_ci(confidence_level=confidence, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def group_numbers(groups: Sequence[str]) -> Ints:
+    """Groups as integers from 0; an empty name is a group of its own."""  # (N,)
+    known: dict[object, int] = {}
+    return np.array([known.setdefault(name or index, len(known)) for index, name in enumerate(groups)], dtype=np.int64)
+
+
+def cluster_bootstrap(
+    values: Sequence[float] | Floats,
+    groups: Sequence[str],
+    draws: int = 4000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """Percentile interval of the mean of `values` (N,) when whole groups are drawn with replacement.
+
+    Each draw takes as many groups as there are and divides the sum of their values by the number of their items
+    (Davison & Hinkley 1997, section 3.8; Miller 2024, arXiv 2411.00640, on clustered questions). Where all values
+    are equal the interval has no width, which says that the bootstrap saw no variation, not that there is none.
+    """
+    numbers = group_numbers(groups)  # (N,)
+    sums = np.bincount(numbers, weights=np.asarray(values, dtype=np.float64))  # (groups,)
+    sizes = np.bincount(numbers).astype(np.float64)  # (groups,)
+    rng = np.random.default_rng(seed)
+    means = []
+    for block in _blocks(draws, len(sums)):
+        chosen = rng.integers(0, len(sums), size=(block, len(sums)))  # (block, groups)
+        means.append(sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1))
+    return _percentiles(np.concatenate(means), confidence)
+
+
+def share_interval(right: Sequence[bool], groups: Sequence[str], confidence: float = 0.95) -> Interval:
+    """Interval of the share right: `wilson` if no two items share a group, else `cluster_bootstrap`."""
+    if len(set(group_numbers(groups).tolist())) == len(right):
+        return wilson(sum(right), len(right), confidence)
+    return cluster_bootstrap([float(value) for value in right], groups, confidence=confidence)
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """Two-sided exact p-value that discordant pairs fall either way equally often: Binomial(b + c, 1/2).
+
+    McNemar (1947), Psychometrika 12:153, in its exact form. 1.0 without discordant pairs. Takes the pairs to be
+    independent: with clustered items read the interval of the difference instead.
+    """
+    discordant = first_only + second_only
+    return float(binomtest(first_only, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def paired(
+    first: Sequence[bool], second: Sequence[bool], groups: Sequence[str], draws: int = 4000, seed: int = 0
+) -> Paired:
+    """Compare two answerers on the same N items: exact McNemar, and the difference with a clustered bootstrap.
+
+    `first`, `second` and `groups` are (N,) and in the same order. ValueError if they are empty or differ in length.
+    """
+    if not len(first) == len(second) == len(groups) > 0:
+        raise ValueError(f"paired answers must be equally many: {len(first)}, {len(second)}, {len(groups)} groups")
+    one, two = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)  # (N,)
+    first_only, second_only = int((one & ~two).sum()), int((two & ~one).sum())
+    return Paired(
+        n=len(one),
+        first=float(one.mean()),
+        second=float(two.mean()),
+        first_only=first_only,
+        second_only=second_only,
+        p=mcnemar(first_only, second_only),
+        difference=(second_only - first_only) / len(one),
+        interval=cluster_bootstrap(two.astype(np.float64) - one.astype(np.float64), groups, draws, seed),
+    )
+
+
+def seeds_and_items(
+    values: Sequence[Sequence[float]] | Floats,
+    groups: Sequence[str],
+    draws: int = 4000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Mean of `values` (S, N), one row per training seed on the same N items, with both sources of chance.
+
+    Each draw takes S seeds with replacement, then groups of items with replacement, the same items for every seed
+    drawn: the crossed ("pigeonhole") bootstrap of Owen (2007), Annals of Applied Statistics 1:386. For a
+    difference of two methods, hand in the differences. Few seeds (three, say) understate the spread over seeds.
+    """
+    table = np.asarray(values, dtype=np.float64)  # (S, N)
+    if table.ndim != 2 or table.shape[1] != len(groups) or table.size == 0:
+        raise ValueError(f"values must be (seeds, {len(groups)} items), not {table.shape}")
+    numbers = group_numbers(groups)  # (N,)
+    count = int(numbers.max()) + 1
+    sums = np.stack([np.bincount(numbers, weights=row, minlength=count) for row in table], axis=1)  # (groups, S)
+    sizes = np.bincount(numbers, minlength=count).astype(np.float64)  # (groups,)
+    rng = np.random.default_rng(seed)
+    means = []
+    for block in _blocks(draws, count * len(table)):
+        seeds = rng.integers(0, len(table), size=(block, len(table)))  # (block, S)
+        items = rng.integers(0, count, size=(block, count))  # (block, groups)
+        by_seed = sums[items].sum(axis=1) / sizes[items].sum(axis=1, keepdims=True)  # (block, S)
+        means.append(np.take_along_axis(by_seed, seeds, axis=1).mean(axis=1))
+    return Estimate(float(table.mean()), _percentiles(np.concatenate(means), confidence))
+
+
+def majority_class(answers: Sequence[str]) -> tuple[str, float]:
+    """The most frequent gold answer (ties: first seen) and the share it has: what always saying it would score."""
+    if not answers:
+        raise ValueError("no answers")
+    answer, times = Counter(answers).most_common(1)[0]
+    return answer, times / len(answers)
+
+
+def guess_accuracy(samples: Sequence[Sample]) -> float:
+    """Expected share right of drawing one of each sample's choices at random: mean of 1 / choices.
+
+    An open question, without choices, counts as never guessed.
+    """
+    if not samples:
+        raise ValueError("no samples")
+    return sum(1 / len(sample.choices) for sample in samples if sample.choices) / len(samples)
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """Chance that at least one of k completions, drawn from n of which `right` are right, is right.
+
+    1 - C(n - right, k) / C(n, k): the unbiased estimate of Chen et al. 2021 (arXiv 2107.03374, section 2.1).
+    """
+    if not 0 <= right <= n or not 1 <= k <= n:
+        raise ValueError(f"needs 0 <= right <= n and 1 <= k <= n, not n={n}, right={right}, k={k}")
+    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def guesser_pass_at_k(choices: Sequence[int], k: int, format_rate: float) -> float:
+    """pass@k of one who, in a share `format_rate` of tries, names one of a question's choices at random.
+
+    Mean over questions of 1 - (1 - format_rate / choices)^k. The rest of the tries cannot be read and are wrong.
+    """
+    if not choices or min(choices) < 1:
+        raise ValueError("every question needs at least one choice")
+    return sum(1 - (1 - format_rate / count) ** k for count in choices) / len(choices)
+
+
+def window_mean(values: Sequence[float], draws: int = 4000, seed: int = 0) -> Estimate:
+    """Mean of per-step values with an interval from drawing steps with replacement.
+
+    Neighbouring steps share most of their weights, so the interval is a lower bound on the uncertainty.
+    """
+    return Estimate(float(np.mean(values)), cluster_bootstrap(values, [""] * len(values), draws, seed))
+
+
+def lowest_window(values: Sequence[float], width: int) -> int:
+    """Where the run of `width` successive values with the lowest mean starts (ties: the earliest)."""
+    if not 1 <= width <= len(values):
+        raise ValueError(f"needs at least {width} values, not {len(values)}")
+    means = np.convolve(np.asarray(values, dtype=np.float64), np.full(width, 1 / width), mode="valid")
+    return int(means.argmin())
+
+
+def _blocks(draws: int, items: int) -> list[int]:
+    """Split draws so that no block holds much more than `_BLOCK` items."""
+    size = max(1, _BLOCK // max(items, 1))
+    return [min(size, draws - start) for start in range(0, draws, size)]
+
+
+def _percentiles(means: Floats, confidence: float) -> Interval:
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
