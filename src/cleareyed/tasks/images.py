@@ -1,0 +1,67 @@
+"""Pictures from outside: decoded when needed, within bounds."""
+
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cleareyed.errors import InputError
+
+MAX_PIXELS = 50_000_000
+"""The largest picture that is decoded, in pixels (150 MB as RGB)."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""Decoders that are allowed to see the data; Pillow has others that start programs."""
+
+
+def decode_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture as RGB, turned upright, transparency on white.
+
+    `where` names the file and row in errors. The size is read from the header and checked before any pixel
+    is decoded. InputError: not a picture of a known format, truncated or broken, more than `max_pixels`
+    pixels, or samples of more than 8 bits.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise _too_large(where, f"{width} x {height} pixels", max_pixels)
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode == "F" or upright.mode.startswith("I"):
+                raise InputError(f"{where}: image has more than 8 bits per sample; save it as 8-bit RGB")
+            return _opaque(upright)
+    except Image.DecompressionBombError as error:
+        raise _too_large(where, "far too many pixels", max_pixels) from error
+    except (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, OverflowError) as error:
+        # Pillow raises all of these on damaged data.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "format not recognised" if unknown else " ".join(str(error).split())[:120]
+        formats = ", ".join(FORMATS)
+        raise InputError(
+            f"{where}: image cannot be decoded, truncated or not one of {formats} ({reason}); save it anew"
+        ) from error
+
+
+def read_image(path: Path, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """`decode_image` of a file; InputError if it cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{where}: image file {path} cannot be read: {error.strerror}") from error
+    return decode_image(data, f"{where} ({path})", max_pixels)
+
+
+def _too_large(where: str, size: str, max_pixels: int) -> InputError:
+    return InputError(f"{where}: image has {size}, the limit is {max_pixels}; make it smaller")
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image.copy()
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    page = Image.new("RGB", layer.size, "white")
+    page.paste(layer, mask=layer.getchannel("A"))
+    return page

@@ -1,0 +1,17 @@
+"""Telling the user which name they probably meant."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from cleareyed.errors import InputError
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that is not known, with the nearest known one and the whole list.
+
+    `what` says what kind of thing the name stands for, e.g. "prompt style".
+    """
+    names = list(known)
+    nearest = get_close_matches(name, names, n=1, cutoff=0.0)
+    meant = f"did you mean `{nearest[0]}`? " if nearest else ""
+    return InputError(f"unknown {what} `{name}`: {meant}(known: {', '.join(names)})")
