@@ -1,0 +1,226 @@
+"""Rollouts and answers on disk: parquet part files, readable while the run lives, merged into one at its end.
+
+Parts are written aside and renamed. `merged.parquet` names in its metadata the parts it holds; a reader ignores
+those that still lie beside it, so that no moment of a merge, or of a crash in it, doubles or loses a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cleareyed.errors import InputError
+from cleareyed.records.rows import AnswerRow, RolloutRow
+
+if TYPE_CHECKING:
+    from cleareyed.records.run import RunFolder
+
+MERGED = "merged.parquet"
+HOLDS = b"cleareyed.parts"
+"""Metadata key of the merged file: the names of the parts in it, a JSON list."""
+PART = "part"
+"""Column of the merged file: the part a row came in."""
+READ_ATTEMPTS = 10
+
+ROLLOUT_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("sample_id", pa.string()),
+        ("group", pa.int64()),
+        ("index", pa.int64()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("completion", pa.string()),
+        ("tokens", pa.int64()),
+        ("finish", pa.string()),
+        ("rewards", pa.map_(pa.string(), pa.float64())),
+        ("reward", pa.float64()),
+        ("advantage", pa.float64()),
+        ("extracted", pa.string()),
+        ("correct", pa.bool_()),
+    ]
+)
+ANSWER_SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("step", pa.int64()),
+        ("label", pa.string()),
+        ("sample_id", pa.string()),
+        ("skill", pa.string()),
+        ("group", pa.string()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("completion", pa.string()),
+        ("tokens", pa.int64()),
+        ("finish", pa.string()),
+        ("extracted", pa.map_(pa.string(), pa.string())),
+        ("correct", pa.map_(pa.string(), pa.bool_())),
+        ("well_formed", pa.bool_()),
+    ]
+)
+
+
+def write_rollouts(run: RunFolder, step: int, rows: Sequence[RolloutRow]) -> None:
+    """Write the rollouts of one step, in place of earlier ones of that step."""
+    _write_part(run.rollouts, f"step-{step:08d}.parquet", ROLLOUT_SCHEMA, rows)
+
+
+def write_answers(run: RunFolder, rows: Sequence[AnswerRow]) -> None:
+    """Write evaluated answers, in place of earlier ones with the same label, task and step."""
+    parts: dict[tuple[str, str, int], list[AnswerRow]] = {}
+    for row in rows:
+        parts.setdefault((row.label, row.task, row.step), []).append(row)
+    for (label, task, step), part in parts.items():
+        _write_part(run.answers, answers_part_name(label, task, step), ANSWER_SCHEMA, part)
+
+
+def answers_part_name(label: str, task: str, step: int) -> str:
+    """A file name that is safe on any disk and distinct for distinct (label, task, step)."""
+    digest = hashlib.sha256(json.dumps([label, task]).encode()).hexdigest()[:8]
+    readable = re.sub(r"[^A-Za-z0-9-]+", "_", f"{label}-{task}")[:60]
+    return f"answers-{readable}-{digest}-{step:08d}.parquet"
+
+
+def read_rollouts(run: RunFolder) -> list[RolloutRow]:
+    """All rollouts so far, by step, group and index."""
+    rows = [
+        RolloutRow(**{**row, "rewards": dict(row["rewards"])})
+        for row in _read(run.rollouts, ROLLOUT_SCHEMA).to_pylist()
+    ]
+    return sorted(rows, key=lambda row: (row.step, row.group, row.index))
+
+
+def read_answers(run: RunFolder) -> list[AnswerRow]:
+    """All answers so far, part by part, each part in the order it was written."""
+    return [
+        AnswerRow(**{**row, "extracted": dict(row["extracted"]), "correct": dict(row["correct"])})
+        for row in _read(run.answers, ANSWER_SCHEMA).to_pylist()
+    ]
+
+
+def compact(run: RunFolder) -> None:
+    """Merge the part files of rollouts and of answers into one file each. Doing it twice changes nothing."""
+    for folder, schema in ((run.rollouts, ROLLOUT_SCHEMA), (run.answers, ANSWER_SCHEMA)):
+        names = _part_names(folder)
+        held = _held(folder)
+        if set(names) - held:
+            _write_merged(folder, _load(folder, schema), held | set(names))
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+
+
+def drop_rollouts_after(run: RunFolder, step: int) -> None:
+    """Remove the rollouts of steps later than `step`."""
+    late = {name for name in _part_names(run.rollouts) if int(name[len("step-") : -len(".parquet")]) > step}
+    for name in late:
+        (run.rollouts / name).unlink()
+    held = _held(run.rollouts)
+    table = _load_merged(run.rollouts, ROLLOUT_SCHEMA)
+    kept = table.filter(pc.less_equal(table["step"], step))
+    if kept.num_rows < table.num_rows:
+        _write_merged(run.rollouts, kept, held & set(kept[PART].unique().to_pylist()))
+
+
+def _write_part(folder: Path, name: str, schema: pa.Schema, rows: Sequence[RolloutRow | AnswerRow]) -> None:
+    if not rows:
+        return
+    columns = [asdict(row) for row in rows]
+    for row in columns:
+        for key, value in row.items():
+            if isinstance(value, dict):
+                row[key] = list(value.items())
+    table = pa.Table.from_pylist(columns, schema=schema)
+    held = _held(folder)
+    if name not in held:
+        _write(folder / name, table)
+        return
+    merged = _load_merged(folder, schema)  # merged already: replaced there, in one rename
+    others = merged.filter(pc.not_equal(merged[PART], name))
+    _write_merged(folder, pa.concat_tables([others, _with_part(table, name)]), held)
+
+
+def _part_names(folder: Path) -> list[str]:
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted(name for name in names if name.endswith(".parquet") and name != MERGED)
+
+
+def _held(folder: Path) -> set[str]:
+    """Names of the parts that the merged file holds."""
+    if not (folder / MERGED).exists():
+        return set()
+    return set(json.loads(pq.read_schema(folder / MERGED).metadata[HOLDS]))
+
+
+def _read(folder: Path, schema: pa.Schema) -> pa.Table:
+    """Every row once, also while another process writes, merges or removes parts."""
+    for _ in range(READ_ATTEMPTS):
+        before = _identity(folder / MERGED)
+        try:
+            table = _load(folder, schema)
+        except FileNotFoundError:
+            continue
+        if before == _identity(folder / MERGED):
+            return table.drop_columns([PART])
+    raise InputError(f"{folder}: changed while it was read, {READ_ATTEMPTS} times over; try again")
+
+
+def _load(folder: Path, schema: pa.Schema) -> pa.Table:
+    """The merged file and the parts it does not hold, with the column of part names, in the order of those names."""
+    names = _part_names(folder)
+    held = _held(folder)
+    tables = [_load_merged(folder, schema)]
+    for name in names:
+        if name not in held:
+            tables.append(_with_part(_read_file(folder / name, schema), name))
+    table = pa.concat_tables(tables)
+    order = sorted(range(table.num_rows), key=table[PART].to_pylist().__getitem__)  # stable within a part
+    return table.take(pa.array(order, pa.int64()))
+
+
+def _load_merged(folder: Path, schema: pa.Schema) -> pa.Table:
+    full = schema.append(pa.field(PART, pa.string()))
+    return _read_file(folder / MERGED, full) if (folder / MERGED).exists() else full.empty_table()
+
+
+def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read().select(schema.names).cast(schema).replace_schema_metadata(None)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+        raise InputError(f"{path}: not a part file of a run ({error}); remove it") from error
+
+
+def _with_part(table: pa.Table, name: str) -> pa.Table:
+    return table.append_column(pa.field(PART, pa.string()), pa.array([name] * table.num_rows, pa.string()))
+
+
+def _write_merged(folder: Path, table: pa.Table, holds: Iterable[str]) -> None:
+    _write(folder / MERGED, table, {HOLDS: json.dumps(sorted(holds)).encode()})
+
+
+def _write(path: Path, table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> None:
+    aside = path.with_name(f"{path.name}.aside")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.replace_schema_metadata(metadata), aside, compression="zstd")
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); free space and --resume") from error
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
