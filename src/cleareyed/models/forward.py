@@ -1,0 +1,270 @@
+"""The forward that shares prompts: every image is encoded once, every prompt is run once.
+
+The completions of a prompt continue its key-value cache, in sampling and in training alike; in training the gradients
+flow back through the cache into the prompt and its images, so that the result is that of running each
+prompt-completion pair by itself.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from cleareyed.models.vlm import VLM, EncodedPrompt
+
+CHUNK_FLOATS = 2**25
+"""Most logits held at once: this many float32 numbers, 128 MB."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the model knows after reading a batch of prompts; with a graph where gradients were on."""
+
+    keys: tuple[Tensor, ...]  # by layer (B, key-value heads, P, head size), rotated
+    values: tuple[Tensor, ...]  # by layer (B, key-value heads, P, head size)
+    states: Tensor  # (B, P, D) last hidden states, after the final norm
+    ids: Tensor  # (B, P) int64, prompts padded on the right
+    mask: Tensor  # (B, P) bool: not padding
+    next_positions: Tensor  # (B,) int64: the position of the first completion token
+
+    @property
+    def hidden(self) -> Tensor:
+        """The last hidden state at the last prompt token, which predicts the first completion token: (B, D)."""
+        rows = torch.arange(len(self.mask), device=self.mask.device)
+        return self.states[rows, self.mask.sum(1) - 1]
+
+
+class ContinuedCache(Cache):
+    """A key-value cache that never changes its past, so that layers may be run again by gradient checkpointing."""
+
+    def __init__(self, past: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
+        super().__init__(layer_class_to_replicate=DynamicLayer)
+        self.past = past
+        self.new: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.past:
+            self.new[layer_idx] = (key_states, value_states)
+            return key_states, value_states
+        keys, values = self.past[layer_idx]
+        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.past[0][0].shape[2] if self.past else 0
+
+
+def precision(vlm: VLM) -> torch.autocast:
+    """bf16 autocast where the model asks for it."""
+    return torch.autocast(vlm.device.type, torch.bfloat16, enabled=vlm.autocast)
+
+
+def run_prefix(vlm: VLM, prompts: Sequence[EncodedPrompt]) -> Prefix:
+    """Run the vision tower once over the distinct images and the language model once over the prompts.
+
+    Prompts that hold the same `pixels` tensor share one run of the vision tower. Takes B prompts of up to P tokens;
+    builds a graph where gradients are on and there are parameters to train.
+    """
+    device, length = vlm.device, max(len(prompt.ids) for prompt in prompts)
+    ids = torch.zeros(len(prompts), length, dtype=torch.int64)
+    positions = torch.zeros(3, len(prompts), length, dtype=torch.int64)
+    mask = torch.zeros(len(prompts), length, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        size = len(prompt.ids)
+        ids[row, :size], positions[:, row, :size], mask[row, :size] = prompt.ids, prompt.positions, True
+    ids, positions, mask = ids.to(device), positions.to(device), mask.to(device)
+
+    with precision(vlm), _checkpointed(vlm):
+        embeds = vlm.model.get_input_embeddings()(ids)  # (B, P, D)
+        features = _image_features(vlm, prompts)
+        if features is not None:
+            places = ((ids == vlm.image_token_id) & mask)[..., None]  # (B, P, 1)
+            embeds = embeds.masked_scatter(places, features.to(embeds.dtype))
+        cache = ContinuedCache()
+        # Padding is on the right: causality alone hides it from every real token.
+        states = language(vlm, embeds, positions, cache, mask=None)
+    layers = [cache.new[layer] for layer in range(len(cache.new))]
+    return Prefix(
+        keys=tuple(keys for keys, _ in layers),
+        values=tuple(values for _, values in layers),
+        states=states,
+        ids=ids,
+        mask=mask,
+        next_positions=torch.tensor([prompt.next_position for prompt in prompts], device=device),
+    )
+
+
+def continuation_logprobs(
+    vlm: VLM,
+    prefix: Prefix,
+    rows: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    temperature: float = 1.0,
+    chunk_floats: int = CHUNK_FLOATS,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of N completions of up to T tokens, each continuing one prompt of `prefix`.
+
+    rows (N,) int64: which prompt each continues; ids (N, T) int64: completions padded on the right with any valid id;
+    mask (N, T) bool: not padding. Returns logprobs and entropy, both (N, T) float32 in nats, 0 on padding, the
+    entropy without a graph. Temperature and banned tokens are treated as in sampling. With more than `chunk_floats`
+    logits they are computed in pieces, and again in the backward pass.
+    """
+    count, length = ids.shape
+    states = prefix.hidden.index_select(0, rows)[:, None]  # (N, 1, D)
+    if length > 1:
+        steps = torch.arange(length - 1, device=ids.device)
+        positions = (prefix.next_positions[rows, None] + steps).expand(3, count, length - 1)
+        seen = torch.cat(
+            [
+                prefix.mask[rows, None].expand(count, length - 1, -1),
+                (steps <= steps[:, None]).expand(count, length - 1, length - 1),
+            ],
+            dim=2,
+        )[:, None]  # (N, 1, T - 1, P + T - 1)
+        past = [
+            (keys.index_select(0, rows), values.index_select(0, rows))
+            for keys, values in zip(prefix.keys, prefix.values, strict=True)
+        ]
+        with precision(vlm), _checkpointed(vlm):
+            embeds = vlm.model.get_input_embeddings()(ids[:, :-1])
+            later = language(vlm, embeds, positions, ContinuedCache(past), seen)
+        states = torch.cat([states, later], dim=1)  # (N, T, D)
+    return _scatter(vlm, states, ids, mask, temperature, chunk_floats)
+
+
+def prompt_logprobs(vlm: VLM, prefix: Prefix, chunk_floats: int = CHUNK_FLOATS) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the prompts' own text tokens: logprobs (B, P) float32, mask (B, P) bool of what counts.
+
+    The first token and the vision tokens do not count; their logprobs are 0.
+    """
+    banned = torch.tensor(vlm.banned_ids, device=prefix.ids.device, dtype=torch.int64)
+    mask = prefix.mask & ~torch.isin(prefix.ids, banned)
+    mask[:, 0] = False
+    states = torch.cat([prefix.states[:, :1], prefix.states[:, :-1]], dim=1)  # (B, P, D): the state before each token
+    return _scatter(vlm, states, prefix.ids, mask, 1.0, chunk_floats)[0], mask
+
+
+def plain_logprobs(vlm: VLM, prompt: EncodedPrompt, ids: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities (T,) of one completion through transformers' own whole forward, which shares nothing.
+
+    The slow road that the shared forward must agree with.
+    """
+    tokens = torch.cat([prompt.ids.to(vlm.device), ids.to(vlm.device)])[None]  # (1, P + T)
+    images: dict[str, Tensor] = {}
+    if prompt.pixels is not None and prompt.grid is not None:
+        images = {
+            "pixel_values": prompt.pixels.to(vlm.device),
+            "image_grid_thw": prompt.grid.to(vlm.device),
+            "mm_token_type_ids": (tokens == vlm.image_token_id).int(),
+        }
+    with precision(vlm):
+        logits = vlm.model(input_ids=tokens, use_cache=False, **images).logits[0, len(prompt.ids) - 1 : -1]
+    logprobs = _log_softmax(vlm, logits, temperature)
+    return logprobs.gather(1, tokens[0, len(prompt.ids) :, None])[:, 0]
+
+
+def next_logprobs(vlm: VLM, states: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities (M, V) float32 of the next token after hidden states (M, D); banned tokens get -inf."""
+    head: nn.Linear = vlm.model.lm_head
+    with precision(vlm):
+        logits = head(states)
+    return _log_softmax(vlm, logits, temperature)
+
+
+def language(vlm: VLM, embeds: Tensor, positions: Tensor, cache: Cache, mask: Tensor | None) -> Tensor:
+    """One run of the language model: embeds (N, T, D), positions (3, N, T), mask (N, 1, T, S) -> states (N, T, D)."""
+    states: Tensor = vlm.model.model.language_model(
+        inputs_embeds=embeds, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    return states
+
+
+def _image_features(vlm: VLM, prompts: Sequence[EncodedPrompt]) -> Tensor | None:
+    """Features (image tokens, D) in the order in which the prompts' rows need them."""
+    distinct: dict[int, EncodedPrompt] = {}
+    for prompt in prompts:
+        if prompt.pixels is not None:
+            distinct.setdefault(id(prompt.pixels), prompt)
+    if not distinct:
+        return None
+    pixels = torch.cat([prompt.pixels for prompt in distinct.values() if prompt.pixels is not None]).to(vlm.device)
+    grids = [prompt.grid for prompt in distinct.values() if prompt.grid is not None]
+    trains = any(parameter.requires_grad for parameter in vlm.model.model.visual.parameters())
+    with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
+        model: Any = vlm.model
+        images = model.get_image_features(pixels, torch.cat(grids).to(vlm.device), return_dict=True).pooler_output
+    pieces = iter(images)
+    by_pixels = {
+        key: torch.cat([next(pieces) for _ in grid]) for key, grid in zip(distinct, grids, strict=True)
+    }  # (image tokens of one prompt, D)
+    return torch.cat([by_pixels[id(prompt.pixels)] for prompt in prompts if prompt.pixels is not None])
+
+
+def _scatter(
+    vlm: VLM, states: Tensor, ids: Tensor, mask: Tensor, temperature: float, chunk_floats: int
+) -> tuple[Tensor, Tensor]:
+    logprobs, entropy = _token_logprobs(vlm, states[mask], ids[mask], temperature, chunk_floats)
+    empty = torch.zeros(ids.shape, device=ids.device)
+    return empty.masked_scatter(mask, logprobs), empty.masked_scatter(mask, entropy)
+
+
+def _token_logprobs(
+    vlm: VLM, states: Tensor, ids: Tensor, temperature: float, chunk_floats: int
+) -> tuple[Tensor, Tensor]:
+    """states (M, D), ids (M,) -> logprobs (M,) and entropy (M,), with a bounded number of logits at a time."""
+
+    def some(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        logprobs = next_logprobs(vlm, states, temperature)  # (m, V)
+        with torch.no_grad():
+            entropy = -(logprobs.exp() * logprobs.masked_fill(logprobs.isneginf(), 0.0)).sum(1)
+        return logprobs.gather(1, ids[:, None])[:, 0], entropy
+
+    size = max(1, chunk_floats // vlm.model.config.get_text_config().vocab_size)
+    if len(ids) <= size:
+        return some(states, ids)
+    pieces = []
+    for chunk, targets in zip(states.split(size), ids.split(size), strict=True):
+        if torch.is_grad_enabled():
+            pieces.append(checkpoint(some, chunk, targets, use_reentrant=False))
+        else:
+            pieces.append(some(chunk, targets))
+    return torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
+
+
+def _log_softmax(vlm: VLM, logits: Tensor, temperature: float) -> Tensor:
+    logits = logits.float().index_fill(1, torch.tensor(vlm.banned_ids, device=logits.device), -torch.inf)
+    return torch.log_softmax(logits / temperature if temperature != 1.0 else logits, dim=1)
+
+
+@contextmanager
+def _checkpointed(vlm: VLM) -> Iterator[None]:
+    """Gradient checkpointing of the model's blocks, if it was asked for, in a way that lets the cache pass.
+
+    The library's own drops the cache. Here a block is run again with the same past, which it does not change.
+    """
+    if not (torch.is_grad_enabled() and vlm.model.is_gradient_checkpointing):
+        yield
+        return
+    blocks = [
+        module
+        for module in vlm.model.modules()
+        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+    ]
+    for block in blocks:
+        block.gradient_checkpointing = False
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+            block.gradient_checkpointing = True

@@ -1,0 +1,158 @@
+import pytest
+import torch
+from tiny import picture, tiny_qwen2_5_vl, tiny_qwen2_vl
+
+from cleareyed.models import forward
+from cleareyed.models.encode import encode
+from cleareyed.models.forward import continuation_logprobs, plain_logprobs, prompt_logprobs, run_prefix
+
+FAMILIES = [tiny_qwen2_vl, tiny_qwen2_5_vl]
+
+
+def batch(vlm):
+    """Four prompts of different lengths with 1, 2, 0 and 1 images of different sizes; nine completions of 1 to 7."""
+    shared = encode(vlm, "What is left?", [picture(40, 56, seed=1)])
+    prompts = [
+        encode(vlm, "How many red cubes are left of the blue ball?", [picture(32, 48)]),
+        shared,
+        encode(vlm, "Two?", [picture(64, 16, seed=2), picture(24, 24, seed=3)]),
+        encode(vlm, "No picture here", []),
+    ]
+    rows = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 0])
+    lengths = [7, 3, 1, 5, 4, 2, 6, 1, 2]
+    ids = torch.randint(8, 300, (len(rows), max(lengths)), generator=torch.Generator().manual_seed(5))
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    weights = torch.randn(ids.shape, generator=torch.Generator().manual_seed(6)) * mask
+    return prompts, rows, ids, mask, weights
+
+
+def gradients(vlm, loss):
+    vlm.model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in vlm.model.named_parameters()}
+
+
+def plain(vlm, prompts, rows, ids, mask, weights, temperature):
+    """The same loss from one whole forward per completion."""
+    result = torch.zeros(ids.shape)
+    for n, row in enumerate(rows.tolist()):
+        length = int(mask[n].sum())
+        result[n, :length] = plain_logprobs(vlm, prompts[row], ids[n, :length], temperature)
+    return result, (result * weights).sum()
+
+
+@pytest.mark.parametrize("build", FAMILIES)
+@pytest.mark.parametrize(("temperature", "checkpointing"), [(1.0, False), (0.7, True)])
+def test_logprobs_and_gradients_are_those_of_the_plain_forward(build, temperature, checkpointing):
+    vlm = build()
+    if checkpointing:
+        vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    prompts, rows, ids, mask, weights = batch(vlm)
+    logprobs, _ = continuation_logprobs(
+        vlm, run_prefix(vlm, prompts), rows, ids, mask, temperature, chunk_floats=5 * 320 if checkpointing else 2**25
+    )
+    shared = gradients(vlm, (logprobs * weights).sum())
+    expected, loss = plain(vlm, prompts, rows, ids, mask, weights, temperature)
+    assert torch.allclose(logprobs, expected, atol=1e-5)
+    for name, gradient in gradients(vlm, loss).items():
+        assert gradient.norm() > 0, name
+        assert (shared[name] - gradient).norm() < 1e-5 * gradient.norm(), name
+
+
+def test_checkpointing_runs_blocks_again_and_leaves_the_model_as_it_was():
+    vlm = tiny_qwen2_vl()
+    vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    prompts, rows, ids, mask, _ = batch(vlm)
+    runs = []
+    for block in (vlm.model.model.visual.blocks[0], vlm.model.model.language_model.layers[0]):
+        block.mlp.register_forward_hook(lambda module, *_: runs.append(module))
+    logprobs, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
+    assert len(runs) == 3  # vision, prompts, completions
+    logprobs.sum().backward()
+    assert len(runs) == 6
+    assert not any("forward" in vars(module) for module in vlm.model.modules())
+    assert vlm.model.is_gradient_checkpointing
+
+
+def test_each_image_and_each_prompt_is_run_once(monkeypatch):
+    vlm = tiny_qwen2_vl()
+    prompts, rows, ids, mask, _ = batch(vlm)
+    prompts = [*prompts, prompts[0]]  # the same pixels again
+    patches, tokens = [], []
+    vlm.model.model.visual.patch_embed.register_forward_hook(lambda _, args, __: patches.append(len(args[0])))
+    vlm.model.model.language_model.norm.register_forward_hook(lambda _, args, __: tokens.append(args[0].shape[:2]))
+    prefix = run_prefix(vlm, prompts)
+    continuation_logprobs(vlm, prefix, rows, ids, mask)
+    assert patches == [sum(len(prompt.pixels) for prompt in prompts[:3])]
+    assert tokens == [(5, max(len(prompt.ids) for prompt in prompts)), (9, 6)]
+    assert torch.allclose(prefix.hidden[0], prefix.hidden[4], atol=1e-6)
+
+
+@pytest.mark.parametrize("build", FAMILIES)
+def test_frozen_vision_builds_no_graph_and_changes_no_other_gradient(build):
+    vlm = build()
+    prompts, rows, ids, mask, weights = batch(vlm)
+    free = gradients(vlm, (continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)[0] * weights).sum())
+    vlm.model.zero_grad()
+    vlm.model.model.visual.requires_grad_(False)
+    (continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)[0] * weights).sum().backward()
+    for name, parameter in vlm.model.named_parameters():
+        if "visual" in name:
+            assert parameter.grad is None
+        else:
+            assert torch.equal(parameter.grad, free[name])
+
+
+def test_entropy_and_banned_tokens():
+    vlm = tiny_qwen2_vl()
+    prompts, rows, ids, mask, _ = batch(vlm)
+    prefix = run_prefix(vlm, prompts)
+    _, entropy = continuation_logprobs(vlm, prefix, rows, ids, mask, temperature=0.5)
+    logits = vlm.model.lm_head(prefix.hidden)
+    logits[:, list(vlm.banned_ids)] = -1e30
+    expected = torch.distributions.Categorical(logits=logits / 0.5).entropy()
+    assert torch.allclose(entropy[:, 0], expected[rows], atol=1e-4)
+    assert not entropy.requires_grad and (entropy[~mask] == 0).all()
+    banned = torch.full((1, 1), vlm.banned_ids[0])
+    logprob, _ = continuation_logprobs(vlm, prefix, rows[:1], banned, torch.ones(1, 1, dtype=torch.bool))
+    assert logprob.item() == -torch.inf
+
+
+def test_chunks_bound_the_logits(monkeypatch):
+    vlm = tiny_qwen2_vl()
+    prompts, rows, ids, mask, _ = batch(vlm)
+    sizes = []
+    vlm.model.lm_head.register_forward_hook(lambda _, __, logits: sizes.append(logits.numel()))
+    whole = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
+    assert sizes == [int(mask.sum()) * 320]
+    sizes.clear()
+    pieces = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask, chunk_floats=7 * 320)
+    assert max(sizes) == 7 * 320 and len(sizes) == 5
+    for one, other in zip(whole, pieces, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_prompt_tokens_can_be_learnt_too():
+    vlm = tiny_qwen2_vl()
+    prompts = batch(vlm)[0]
+    logprobs, mask = prompt_logprobs(vlm, run_prefix(vlm, prompts))
+    for row, prompt in enumerate(prompts):
+        length = len(prompt.ids)
+        first = int((prompt.ids == vlm.model.config.vision_end_token_id).nonzero().max()) if prompt.grid is not None else 0
+        head = type(prompt)(prompt.ids[: first + 1], prompt.positions, 0, prompt.pixels, prompt.grid)
+        expected = plain_logprobs(vlm, head, prompt.ids[first + 1 :])
+        assert torch.allclose(logprobs[row, first + 1 : length], expected, atol=1e-5)
+        assert mask[row, first + 1 : length].all() and not mask[row, length:].any()
+        assert not mask[row, : first + 1].any() and (logprobs[row][~mask[row]] == 0).all()
+
+
+def test_bf16_autocast_keeps_master_weights():
+    vlm = tiny_qwen2_vl()
+    half = forward.VLM(**{**vars(vlm), "autocast": True})
+    prompts, rows, ids, mask, _ = batch(vlm)
+    exact, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
+    rough, _ = continuation_logprobs(half, run_prefix(half, prompts), rows, ids, mask)
+    rough.sum().backward()
+    assert rough.dtype == torch.float32
+    assert all(parameter.grad.dtype == torch.float32 for parameter in vlm.model.parameters())
+    assert 0 < (exact - rough).abs().max() < 0.5

@@ -1,0 +1,97 @@
+"""Small random models for tests: a Qwen2-VL and a Qwen2.5-VL with a tokenizer of a few hundred tokens."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from cleareyed.models.build import new_vlm
+from cleareyed.models.vlm import VLM
+from cleareyed.recipe import ShapeSpec
+from cleareyed.training.tokenizer import train_tokenizer
+
+SHAPE = ShapeSpec(
+    vocab=320,
+    hidden=48,
+    layers=2,
+    heads=3,
+    kv_heads=1,
+    intermediate=64,
+    vision_hidden=32,
+    vision_layers=2,
+    vision_heads=2,
+    patch=8,
+    image_px=64,
+)
+TEXT = "How many red cubes are left of the blue ball? There are two. <think> the first, the second </think> "
+
+
+@cache
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer([TEXT] * 8, SHAPE.vocab)
+
+
+def tiny_qwen2_vl(seed: int = 0) -> VLM:
+    """Random weights, spread widely enough that its answers differ from one another."""
+    return _spread(new_vlm(SHAPE, tiny_tokenizer(), seed), seed)
+
+
+def tiny_qwen2_5_vl(seed: int = 0) -> VLM:
+    """The same sizes in the Qwen2.5-VL architecture: RMS norms, windows in the vision tower's first block."""
+    vlm = new_vlm(SHAPE, tiny_tokenizer(), seed)
+    old: Any = vlm.model.config
+    config = Qwen2_5_VLConfig(
+        text_config={
+            name: value
+            for name, value in old.text_config.to_dict().items()
+            if name not in {"model_type", "dtype", "architectures", "transformers_version"}
+        },
+        vision_config={
+            "depth": SHAPE.vision_layers,
+            "hidden_size": SHAPE.vision_hidden,
+            "out_hidden_size": SHAPE.hidden,
+            "intermediate_size": 48,
+            "num_heads": SHAPE.vision_heads,
+            "patch_size": SHAPE.patch,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 32,
+            "fullatt_block_indexes": [1],
+        },
+        image_token_id=old.image_token_id,
+        video_token_id=old.video_token_id,
+        vision_start_token_id=old.vision_start_token_id,
+        vision_end_token_id=old.vision_end_token_id,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2_5_VLForConditionalGeneration._from_config(
+            config, attn_implementation="sdpa", dtype=torch.float32
+        )
+    model.generation_config = vlm.model.generation_config
+    return _spread(replace(vlm, model=model), seed)
+
+
+def picture(width: int = 40, height: int = 40, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def save_plainly(vlm: VLM, folder: Any) -> None:
+    """A checkpoint as any other tool would write it."""
+    for part in (vlm.model, vlm.tokenizer, vlm.image_processor):
+        part.save_pretrained(folder)
+
+
+def _spread(vlm: VLM, seed: int) -> VLM:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in vlm.model.parameters():
+            if parameter.ndim > 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return replace(vlm, model=vlm.model.eval())
