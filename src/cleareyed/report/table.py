@@ -1,0 +1,34 @@
+"""The comparison as a table for the console."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from cleareyed.report.words import number, percent, percent_range, title_of
+
+
+def comparison_table(summary: Mapping[str, Any]) -> Table:
+    """One row per label of a summary (other keys are passed over), one column per measure, shares in per cent."""
+    labels = {name: value for name, value in summary.items() if isinstance(value, Mapping) and "accuracy" in value}
+    skills = sorted({skill for value in labels.values() for skill in value["by_skill"]})
+    table = Table(title="Accuracy in % (95 % interval)", title_justify="left")
+    table.add_column("model")
+    table.add_column("overall", justify="right", no_wrap=True)
+    for skill in skills:
+        table.add_column(Text(skill), justify="right")
+    for heading in ("any form", "format", "tokens"):
+        table.add_column(heading, justify="right")
+    for name, value in labels.items():
+        low, high = value["interval"]
+        by_skill = value["by_skill"]
+        table.add_row(
+            Text(title_of(name)),
+            f"{percent(value['accuracy'])} ({percent_range(low, high)})",
+            *(percent(by_skill[skill]["accuracy"]) if skill in by_skill else "" for skill in skills),
+            percent(value["accuracy_any_form"]),
+            percent(value["format_rate"]),
+            number(value["mean_tokens"], 1),
+        )
+    return table
