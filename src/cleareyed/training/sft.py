@@ -1,0 +1,132 @@
+"""Supervised fine-tuning on the bare answer: the paper's baseline (arXiv 2503.05132, and its run_sft_SAT.sh)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional
+
+from cleareyed.models.encode import encode
+from cleareyed.models.forward import next_logprobs, run_prefix
+from cleareyed.models.vlm import VLM, EncodedPrompt
+from cleareyed.recipe import SftRecipe
+from cleareyed.records.run import RunFolder
+from cleareyed.tasks.prompts import prompt_style, prompt_text
+from cleareyed.tasks.task import Task
+from cleareyed.training.loop import (
+    Clock,
+    Validate,
+    begin,
+    check_length,
+    descend,
+    draw,
+    end_step,
+    finish,
+    remaining_steps,
+    zero_gradients,
+)
+from cleareyed.training.observe import Observer, silent
+
+
+def train_sft(
+    recipe: SftRecipe,
+    vlm: VLM,
+    task: Task,
+    run: RunFolder,
+    *,
+    resume: bool = False,
+    observer: Observer = silent,
+    validate: Validate | None = None,
+) -> None:
+    """Train `vlm` in place for `recipe.steps` steps and record everything in `run`.
+
+    The target is the sample's bare answer and an ending token, behind the prompt in the recipe's style; the loss is
+    the mean cross-entropy over the target tokens of the step. With the same seed, step s sees the same samples as
+    step s of a GRPO run with as many prompts per step. Leaves `final/`, and `best/` if validated.
+
+    Raises:
+        InputError: a prompt longer than `max_prompt_tokens`, five unusable updates in a row, a full disk, and
+            whatever images find wrong.
+    """
+    style = prompt_style(recipe.prompt)
+    training = begin(recipe, vlm, run, resume=resume, observer=observer, validate=validate)
+
+    for step in remaining_steps(training):
+        clock = Clock(vlm.device)
+        with clock("render"):
+            samples = [task.samples[i] for i in draw(recipe.seed, step, recipe.batch, len(task.samples))]
+            pictures = [[load() for load in sample.images] for sample in samples]
+
+        with clock("encode"):
+            examples = []
+            for sample, images in zip(samples, pictures, strict=True):
+                prompt = encode(vlm, prompt_text(style, sample.question), images, chat=style.chat)
+                check_length(sample, prompt, recipe.max_prompt_tokens)
+                examples.append(make_example(vlm, prompt, sample.answer, recipe.train_on_prompt))
+
+        with clock("update"):
+            zero_gradients(training)
+            tokens = sum(int(example.learnt.sum()) for example in examples)
+            size = recipe.micro_batch or len(examples)
+            loss, right = 0.0, 0
+            for start in range(0, len(examples), size):
+                observer.status("update", start, len(examples))
+                logprobs, targets = target_logprobs(vlm, examples[start : start + size])  # (K, V), (K,)
+                share = functional.nll_loss(logprobs, targets, reduction="sum") / tokens
+                share.backward()
+                loss += share.item()
+                right += int((logprobs.argmax(dim=1) == targets).sum())
+            update = descend(training, step, loss)
+
+        metrics = {
+            "loss": loss,
+            "token_accuracy": right / tokens,
+            **update,
+            "tokens_per_second": tokens / clock.total,
+            **clock.metrics(),
+        }
+        end_step(training, step, metrics, samples=len(samples), tokens=tokens)
+    finish(training)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with its target behind it, L tokens in all."""
+
+    whole: EncodedPrompt
+    learnt: torch.Tensor  # (L,) bool: the tokens to be predicted from those before them
+
+
+def make_example(vlm: VLM, prompt: EncodedPrompt, answer: str, train_on_prompt: bool) -> Example:
+    """Append `answer` and an ending token; with `train_on_prompt` the prompt's text is learnt too.
+
+    The first token, which nothing comes before, and vision tokens are never learnt.
+    """
+    end = vlm.tokenizer.eos_token_id
+    answer_ids = vlm.tokenizer(answer, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    target = torch.tensor([*answer_ids, end if end in vlm.eos_ids else vlm.eos_ids[0]])  # (T,)
+    places = prompt.next_position + torch.arange(len(target))  # (T,)
+    learnt = torch.zeros(len(prompt.ids), dtype=torch.bool)  # (P,)
+    if train_on_prompt:
+        learnt = ~torch.isin(prompt.ids, torch.tensor(vlm.banned_ids))
+        learnt[0] = False
+    whole = replace(
+        prompt,
+        ids=torch.cat([prompt.ids, target]),
+        positions=torch.cat([prompt.positions, places.expand(3, -1)], dim=1),
+        next_position=prompt.next_position + len(target),
+    )
+    return Example(whole, torch.cat([learnt, torch.ones(len(target), dtype=torch.bool)]))
+
+
+def target_logprobs(vlm: VLM, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The K learnt tokens of all examples: log-probabilities (K, V) where each is predicted, and their ids (K,).
+
+    The head sees these places only, so no logits are made for the rest of the prompt.
+    """
+    prefix = run_prefix(vlm, [example.whole for example in examples])
+    learnt = torch.zeros_like(prefix.mask)  # (B, L)
+    for row, example in enumerate(examples):
+        learnt[row, : len(example.learnt)] = example.learnt.to(learnt.device)
+    states = prefix.states[:, :-1][learnt[:, 1:]]  # (K, D): the states before the learnt tokens
+    return next_logprobs(vlm, states, temperature=1.0), prefix.ids[learnt]
