@@ -1,0 +1,368 @@
+"""What the commands do: check everything, measure, train, measure again, report."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import transformers
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cleareyed.console import Display
+from cleareyed.errors import InputError
+from cleareyed.evaluation.evaluate import evaluate
+from cleareyed.evaluation.stats import majority_class
+from cleareyed.models.load import load_vlm
+from cleareyed.models.vlm import VLM
+from cleareyed.recipe import EvalSpec, GrpoRecipe, ModelSpec, PretrainRecipe, SftRecipe, Strict, TaskSpec
+from cleareyed.recipe_files import load_recipe
+from cleareyed.records.parts import compact, read_answers, write_answers
+from cleareyed.records.rows import AnswerRow
+from cleareyed.records.run import RunFolder, create_run, open_run, read_metrics
+from cleareyed.report.pages import run_report
+from cleareyed.report.summary import summarise
+from cleareyed.report.table import comparison_table
+from cleareyed.report.words import percent, percent_range
+from cleareyed.scoring.rewards import RewardFunction, load_rewards
+from cleareyed.scoring.rules import accuracy_rule
+from cleareyed.tasks.catalog import load_task
+from cleareyed.tasks.prompts import PromptStyle, prompt_style
+from cleareyed.tasks.task import Task
+from cleareyed.training.grpo import train_grpo
+from cleareyed.training.sft import train_sft
+
+VALIDATION = "validation"
+"""Label of the answers given during training."""
+BATCHES_BETWEEN_WRITES = 8
+"""While measuring: answers are on disk after so many batches, so that an interruption loses no more."""
+FREE_WHEN_RESUMING = ("threads", "save_every", "log_tensorboard")
+"""Recipe fields that may differ from the interrupted run's, as they do not change what is learned."""
+
+TrainingRecipe = GrpoRecipe | SftRecipe
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A task, how it is asked, and how long an answer may be."""
+
+    task: Task
+    style: PromptStyle
+    max_tokens: int
+    batch: int
+
+
+class EvalRecipe(Strict):
+    """What `cleareyed eval` ran, kept as the `recipe.yaml` of its run folder."""
+
+    method: Literal["eval"] = "eval"
+    model: ModelSpec
+    measure: tuple[EvalSpec, ...]
+    rules: tuple[str, ...]
+
+
+def train(
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    folder: Path,
+    resume: bool,
+    data_root: Path | None,
+    allow_code: bool,
+) -> None:
+    """Measure, train, measure again and report, into the run folder `folder`.
+
+    Raises:
+        InputError: anything wrong with the recipe, the data, the model or the folder, found before training.
+    """
+    recipe = load_recipe(path, overrides)
+    if isinstance(recipe, PretrainRecipe):
+        raise InputError(f"{path}: method is pretrain; use `cleareyed pretrain {path}`")
+    if not resume:
+        _refuse_existing(folder)
+    task, measurements = load_task(recipe.task, data_root), _measurements(recipe, data_root)
+    validation = measurement_of(recipe.validate_on, recipe, data_root) if recipe.validate_on else None
+    prompt_style(recipe.prompt)
+    rewards = load_rewards(recipe.rewards, task.rule, allow_code, path.parent) if recipe.method == "grpo" else ()
+    set_up(recipe.threads)
+    vlm = load_vlm(recipe.model)
+    run = _resumed(folder, recipe) if resume else create_run(folder, recipe)
+    with Display(f"{recipe.method} {folder.name}") as display:
+        for measurement in measurements:
+            measure(vlm, measurement, run, label_of("base", measurement, recipe), 0, display)
+        display.note(f"{folder}: training, {recipe.steps} steps of {recipe.method} on {task.name}")
+        train_with(recipe, vlm, task, rewards, run, display, validation, resume)
+        trained, step = best_or_last(recipe, vlm, run)
+        if step != recipe.steps:
+            display.note(f"measuring the checkpoint that was best in validation, of step {step}")
+        for measurement in measurements:
+            measure(trained, measurement, run, label_of(recipe.method, measurement, recipe), step, display)
+        compact(run)
+        page = run_report(run, measurements[0].task if measurements else task)
+    console = Console()
+    _print_tables(console, run, measurements)
+    console.print(Text(f"weights: {run.best if step != recipe.steps else run.final}"), soft_wrap=True)
+    console.print(Text(f"report: {page}"), soft_wrap=True)
+
+
+def train_with(
+    recipe: TrainingRecipe,
+    vlm: VLM,
+    task: Task,
+    rewards: Sequence[RewardFunction],
+    run: RunFolder,
+    display: Display,
+    validation: Measurement | None,
+    resume: bool = False,
+) -> None:
+    """Train by the recipe's method; the weights of `vlm` are those of the last step afterwards."""
+    validate = None
+    if validation:
+        rules = dict.fromkeys((validation.task.rule, "strict", "any-form"))
+        validate = _validator(validation, tuple(rules), run, display)
+    if isinstance(recipe, GrpoRecipe):
+        train_grpo(recipe, vlm, task, rewards, run, resume=resume, observer=display, validate=validate)
+    else:
+        train_sft(recipe, vlm, task, run, resume=resume, observer=display, validate=validate)
+
+
+def measure(
+    vlm: VLM,
+    what: Measurement,
+    run: RunFolder,
+    label: str,
+    step: int,
+    display: Display,
+    rules: Sequence[str] | None = None,
+) -> list[AnswerRow]:
+    """Ask a task of a model into the run folder; answers already there are kept and not asked again."""
+    task, total = what.task, len(what.task.samples)
+    rows = [row for row in read_answers(run) if (row.label, row.task, row.step) == (label, task.name, step)]
+    if len(rows) < total:
+        display.note(f"measuring {label} on {task.name}, {total} questions")
+    while len(rows) < total:
+        done, end = len(rows), min(len(rows) + what.batch * BATCHES_BETWEEN_WRITES, total)
+        part = replace(task, samples=[task.samples[index] for index in range(done, end)])
+        rows += evaluate(
+            vlm,
+            part,
+            what.style,
+            max_tokens=what.max_tokens,
+            batch=what.batch,
+            label=label,
+            step=step,
+            rules=rules,
+            progress=lambda answered, _, done=done: display.status(  # type: ignore[misc]
+                f"measuring {label} on {task.name}", done + answered, total
+            ),
+        )
+        write_answers(run, rows)
+    return rows
+
+
+def best_or_last(recipe: TrainingRecipe, vlm: VLM, run: RunFolder) -> tuple[VLM, int]:
+    """The model to measure, and its step: the best in validation where there was one, else the last (`vlm`)."""
+    if recipe.validate_on is None or not run.best.is_dir():
+        return vlm, recipe.steps
+    validated = [
+        (int(row["step"] or 0), row["validation/accuracy"] or 0.0)
+        for row in read_metrics(run)
+        if row.get("validation/accuracy") is not None
+    ]
+    step = max(validated, key=lambda pair: (pair[1], -pair[0]))[0]
+    if step == recipe.steps:
+        return vlm, step
+    return load_vlm(recipe.model.model_copy(update={"path": str(run.best), "revision": None})), step
+
+
+def label_of(model: str, measurement: Measurement, recipe: TrainingRecipe) -> str:
+    """`base`, or `base/STYLE` where it is not asked in the prompt that is trained with."""
+    return model if measurement.style.name == recipe.prompt else f"{model}/{measurement.style.name}"
+
+
+def eval_task(
+    spec: EvalSpec,
+    model: ModelSpec,
+    *,
+    folder: Path,
+    rules: Sequence[str],
+    data_root: Path | None,
+) -> None:
+    """Ask a task of a model, keep the answers as a run folder, and print accuracy by skill under each rule."""
+    _refuse_existing(folder)
+    for rule in rules:
+        accuracy_rule(rule)
+    task, style = _measured_task(spec.task, data_root), prompt_style(spec.prompt or "base")
+    set_up(None)
+    vlm = load_vlm(model)
+    run = create_run(folder, EvalRecipe(model=model, measure=(spec,), rules=tuple(rules)))
+    what = Measurement(task, style, spec.max_tokens or 256, spec.batch)
+    with Display(f"{task.name}, asked of {model.path}") as display:
+        rows = measure(vlm, what, run, model.path, 0, display, rules)
+        compact(run)
+        page = run_report(run, task, rule=rules[0])
+    console = Console()
+    console.print(rules_table(rows, rules, f"{model.path} on {task.name}, prompt {style.name}"))
+    console.print(Text(_majority(rows)), soft_wrap=True)
+    console.print(Text(f"answers: {run.answers}"), soft_wrap=True)
+    console.print(Text(f"report: {page}"), soft_wrap=True)
+
+
+def pretrain_model(path: Path, overrides: Sequence[str], *, folder: Path, resume: bool) -> None:
+    """Make a base model from nothing, as a `pretrain` recipe says."""
+    recipe = load_recipe(path, overrides)
+    if not isinstance(recipe, PretrainRecipe):
+        raise InputError(f"{path}: method is {recipe.method}; use `cleareyed train {path}`")
+    if not resume:
+        _refuse_existing(folder)
+    from cleareyed.training.pretrain import pretrain
+
+    set_up(recipe.threads)
+    with Display(f"pretrain {folder.name}") as display:
+        pretrain(recipe, folder, resume, display)
+    Console().print(Text(f"run folder: {folder}"), soft_wrap=True)
+
+
+def report(folder: Path, data_root: Path | None) -> None:
+    """Write a run's `report.html` anew from its records, also while the run lives."""
+    run = open_run(folder)
+    console = Console()
+    if (evaluated := _eval_recipe(run)) is not None:
+        page = run_report(run, _measured_task(evaluated.measure[0].task, data_root), rule=evaluated.rules[0])
+        console.print(Text(f"report: {page}"), soft_wrap=True)
+        return
+    recipe = load_recipe(run.recipe)
+    if isinstance(recipe, PretrainRecipe):
+        raise InputError(f"{run.recipe}: method is pretrain; a report needs a run of grpo, sft or eval")
+    measurements = _measurements(recipe, data_root)
+    page = run_report(run, measurements[0].task if measurements else load_task(recipe.task, data_root))
+    _print_tables(console, run, measurements)
+    console.print(Text(f"report: {page}"), soft_wrap=True)
+
+
+def rules_table(rows: Sequence[AnswerRow], rules: Sequence[str], title: str) -> Table:
+    """Accuracy with 95 % intervals: one row per skill and one for all, one column per accuracy rule."""
+    by_rule = {rule: next(iter(summarise(rows, rule).values())) for rule in rules}
+    first = by_rule[rules[0]]
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("skill")
+    table.add_column("n", justify="right")
+    for rule in rules:
+        table.add_column(Text(rule), justify="right")
+    for skill in [*(first["by_skill"] if len(first["by_skill"]) > 1 else ()), None]:
+        shares = [found["by_skill"][skill] if skill is not None else found for found in by_rule.values()]
+        cells = (f"{percent(share['accuracy'])} ({percent_range(*share['interval'])})" for share in shares)
+        table.add_row(Text("all" if skill is None else skill), str(shares[0]["n"]), *cells)
+    table.caption = Text(f"per cent (95 % interval); format {percent(first['format_rate'])} %")
+    return table
+
+
+def set_up(threads: int | None) -> None:
+    """Torch's threads, and no progress bars or advice from libraries across the display."""
+    if threads:
+        torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+
+
+def _measurements(recipe: TrainingRecipe, data_root: Path | None) -> list[Measurement]:
+    found: list[Measurement] = []
+    for number, spec in enumerate(recipe.measure):
+        one = measurement_of(spec, recipe, data_root)
+        if any((one.task.name, one.style.name) == (other.task.name, other.style.name) for other in found):
+            raise InputError(
+                f"measure.{number}: {one.task.name} with prompt {one.style.name} is measured twice; "
+                "their answers could not be told apart, so leave one out"
+            )
+        found.append(one)
+    return found
+
+
+def measurement_of(spec: EvalSpec, recipe: TrainingRecipe, data_root: Path | None) -> Measurement:
+    """What a recipe measures, with its own prompt and answer length where the measurement names none."""
+    own = recipe.sampling.max_tokens if isinstance(recipe, GrpoRecipe) else recipe.max_tokens
+    style = prompt_style(spec.prompt or recipe.prompt)
+    return Measurement(_measured_task(spec.task, data_root), style, spec.max_tokens or own, spec.batch)
+
+
+def _measured_task(spec: TaskSpec, data_root: Path | None) -> Task:
+    """The task, named so that answers to its splits and files can be told apart: `nlvr-dev`, `table-mine`."""
+    task = load_task(spec, data_root)
+    part = spec.split or (Path(spec.path).stem if spec.path else None)
+    return replace(task, name=f"{task.name}-{part}") if part else task
+
+
+def _validator(
+    what: Measurement, rules: Sequence[str], run: RunFolder, display: Display
+) -> Callable[[VLM, int], dict[str, float]]:
+    """Measures during training and keeps the answers, judged under `rules`, among them the task's own."""
+
+    def validate(vlm: VLM, step: int) -> dict[str, float]:
+        rows = evaluate(
+            vlm,
+            what.task,
+            what.style,
+            max_tokens=what.max_tokens,
+            batch=what.batch,
+            label=VALIDATION,
+            step=step,
+            rules=rules,
+            progress=lambda done, total: display.status(f"validating on {what.task.name}", done, total),
+        )
+        write_answers(run, rows)
+        return {
+            "accuracy": sum(row.correct[what.task.rule] for row in rows) / len(rows),
+            "format_rate": sum(row.well_formed for row in rows) / len(rows),
+            "mean_tokens": sum(row.tokens for row in rows) / len(rows),
+        }
+
+    return validate
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        raise InputError(f"{folder}: exists already; continue that run with --resume, or give this one another --name")
+
+
+def _resumed(folder: Path, recipe: TrainingRecipe) -> RunFolder:
+    run = open_run(folder)
+    before = load_recipe(run.recipe).model_dump(mode="json")
+    for key, value in recipe.model_dump(mode="json").items():
+        if key not in FREE_WHEN_RESUMING and before.get(key) != value:
+            raise InputError(
+                f"{run.recipe}: {key} was {before.get(key)!r} and is now {value!r}; "
+                "resume with the recipe the run began with, or start another with --name"
+            )
+    return run
+
+
+def _eval_recipe(run: RunFolder) -> EvalRecipe | None:
+    """The settings of a run that `cleareyed eval` made; None for a training run."""
+    try:
+        settings = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
+        return EvalRecipe.model_validate(settings) if settings.get("method") == "eval" else None
+    except (yaml.YAMLError, ValidationError, AttributeError, UnicodeDecodeError):
+        raise InputError(f"{run.recipe}: not as cleareyed wrote it; restore it, or evaluate again") from None
+
+
+def _print_tables(console: Console, run: RunFolder, measurements: Sequence[Measurement]) -> None:
+    rows = read_answers(run)
+    for name in dict.fromkeys(measurement.task.name for measurement in measurements):
+        answers = [row for row in rows if row.task == name and row.label != VALIDATION]
+        if answers:
+            rule = next(one.task.rule for one in measurements if one.task.name == name)
+            table = comparison_table(summarise(answers, rule))
+            table.caption = Text(f"{name}, rule {rule}. {_majority(answers)}")
+            console.print(table)
+
+
+def _majority(rows: Sequence[AnswerRow]) -> str:
+    golds = {row.sample_id: row.answer for row in rows}
+    answer, share = majority_class(list(golds.values()))
+    return f"Always answering {answer!r} would score {percent(share)} %."
