@@ -8,7 +8,7 @@ from PIL import Image
 
 from cleareyed.models.build import new_vlm
 from cleareyed.models.vlm import VLM
-from cleareyed.recipe import GrpoRecipe, ShapeSpec, SftRecipe
+from cleareyed.recipe import GrpoRecipe, SftRecipe, ShapeSpec
 from cleareyed.scoring.rewards import RewardFunction
 from cleareyed.tasks.task import Sample, Task
 from cleareyed.training.tokenizer import train_tokenizer

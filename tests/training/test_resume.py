@@ -1,7 +1,10 @@
 """A run killed at any moment and resumed ends as an undisturbed one, byte for byte."""
 
 import multiprocessing
+import os
 import signal
+import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,9 @@ def forked() -> multiprocessing.context.ForkServerContext:
     """Processes that have the imports behind them and nothing else."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["training.interrupted"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # where the server looks for what it imports beforehand
+        forkserver.ensure_running()
     return context
 
 
