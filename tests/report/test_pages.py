@@ -272,6 +272,30 @@ def test_run_report_of_a_run_that_has_only_begun_says_so(tmp_path):
     assert "No metrics were recorded" in page.words
 
 
+def test_validation_answers_are_compared_only_where_nothing_else_was_measured(tmp_path):
+    task = make_task()
+    run = create_run(tmp_path / "r", SftRecipe(method="sft", task={"name": "toy"}, optimizer=OPTIMIZER, steps=60))
+    for step, accuracy in ((0, 0.2), (30, 0.5), (60, 0.8)):
+        write_answers(run, make_rows(task, "validation", accuracy, step, seed=step))
+    page = Page(run_report(run, task).read_text())
+    assert "validation, step 0 → validation, step 60" in page.words and "step 30" not in page.words
+    write_answers(run, make_rows(task, "sft", 0.7, 60))
+    assert "validation, step" not in Page(run_report(run, task).read_text()).words
+
+
+def test_a_run_that_only_measured_shows_no_training(tmp_path):
+    task = make_task()
+    run = create_run(tmp_path / "r", SftRecipe(method="sft", task={"name": "toy"}, optimizer=OPTIMIZER, steps=60))
+    run.recipe.write_text("method: eval\nmodel: {path: tiny-base}\nmeasure: [{task: {name: toy}}]\n")
+    write_answers(run, make_rows(task, "models/tiny-base", 0.4))
+    page = Page(run_report(run, task, rule="any-form").read_text())
+    assert "Measured on toy-bench." in page.words and "models/tiny-base" in page.words
+    assert "What it cost" not in page.words and "Curves" not in page.words
+    links = [value for name, value in page.attributes if name == "href" and value.startswith("#")]
+    targets = [value for name, value in page.attributes if name == "id"]
+    assert set(links) <= {f"#{target}" for target in targets}
+
+
 def test_summary_by_hand():
     task = make_task(8)
     rows = make_rows(task, "m", 0.5)

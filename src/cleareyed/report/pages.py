@@ -18,7 +18,7 @@ from cleareyed.records.run import RunFolder, read_metrics
 from cleareyed.report import words
 from cleareyed.report.gallery import Card, cards
 from cleareyed.report.panels import Metrics, accuracy_lines, length_lines, panels
-from cleareyed.report.plots import accuracy_bars, overview, png, svg
+from cleareyed.report.plots import SMOOTHED_OVER, accuracy_bars, overview, png, svg
 from cleareyed.report.summary import (
     ANY_FORM,
     Summary,
@@ -32,7 +32,11 @@ from cleareyed.report.summary import (
 )
 from cleareyed.tasks.task import Sample, Task
 
+VALIDATION = "validation"
+"""Label of answers given while training; they are in the curves, and compared only where nothing else was measured."""
 DEMO_LABELS = ("base", "base/no-reasoning", "sft", "grpo")
+EVAL = "eval"
+"""The method of a run folder in which nothing was trained."""
 DEMO_PAIRS = (("base", "grpo"), ("base", "sft"), ("base/no-reasoning", "sft"), ("sft", "grpo"))
 
 
@@ -43,6 +47,7 @@ class Comparison:
     task: str
     rule: str
     summaries: dict[str, Summary]
+    steps: dict[str, int]
     chance: dict[str, float]
     majority: tuple[str, float]
     clustered: bool
@@ -80,7 +85,7 @@ def demo_report(
         lead=f"The base model answered {len(answers['base']):,} questions of {task.name} as it is, after supervised "
         "fine-tuning (SFT) on bare answers, and after reinforcement with rule rewards (GRPO) on the same prompts.",
         notes=notes,
-        facts=_facts(grpo),
+        facts=_demo_facts(yaml.safe_load(recipes["GRPO"]), yaml.safe_load(recipes["SFT"])),
         comparisons=[_compare(answers, DEMO_PAIRS, samples, task.name, rule)],
         runs=runs,
         gallery=cards(shown, samples, rule),
@@ -97,29 +102,30 @@ def run_report(run: RunFolder, task: Task | None = None, *, rule: str | None = N
     """
     rule = rule or (task.rule if task else "strict")
     recipe = yaml.safe_load(_text(run.recipe))
-    label = str(recipe.get("method", "run"))
+    method = str(recipe.get("method", "run"))
     samples = {sample.id: sample for sample in task.samples} if task else {}
-    by_task: dict[str, list[AnswerRow]] = {}
-    for row in read_answers(run):
-        by_task.setdefault(row.task, []).append(row)
     comparisons: list[Comparison] = []
     gallery: list[Card] = []
-    for name, rows in by_task.items():
+    for name, rows in _measured(read_answers(run)).items():
         own = samples if task and task.name == name else {}
         answers = measurements(rows)
         comparisons.append(_compare(answers, before_and_after(answers), own, name, rule))
-        if own or (task is None and not gallery):
+        if own or not gallery:
             gallery = cards(answers, own, rule)
+    asked = " and ".join(found.task for found in comparisons) or "nothing yet"
+    trained_on = recipe.get("task", {}).get("name", "an unnamed task")
     return _write(
         run.report,
         title=f"Run {run.path.resolve().name}",
-        lead=f"{words.title_of(label)} on {recipe.get('task', {}).get('name', 'an unnamed task')}, as recorded.",
+        lead=f"Measured on {asked}."
+        if method == EVAL
+        else f"{words.title_of(method)} on {trained_on}, measured on {asked}.",
         notes=(),
-        facts=_facts(run),
+        facts=_facts(recipe),
         comparisons=comparisons,
-        runs={label: read_metrics(run)},
+        runs={} if method == EVAL else {method: read_metrics(run)},
         gallery=gallery,
-        recipes={words.title_of(label): _text(run.recipe)},
+        recipes={words.title_of(method): _text(run.recipe)},
         environment=_text(run.environment) if run.environment.exists() else "",
     )
 
@@ -185,6 +191,7 @@ def _compare(
         task=task,
         rule=rule,
         summaries=summaries,
+        steps={label: rows[0].step for label, rows in answers.items()},
         chance=chance,
         majority=majority_class([row.answer for row in first]),
         clustered=len({row.group for row in first if row.group}) < sum(1 for row in first if row.group),
@@ -193,9 +200,20 @@ def _compare(
     )
 
 
-def _facts(run: RunFolder) -> dict[str, str]:
+def _measured(rows: Sequence[AnswerRow]) -> dict[str, list[AnswerRow]]:
+    """Rows by task: what was measured around training or, if nothing was, the first and last validation."""
+    kept = [row for row in rows if row.label != VALIDATION]
+    if not kept:
+        steps = [row.step for row in rows]
+        kept = [row for row in rows if row.step in (min(steps), max(steps))]
+    found: dict[str, list[AnswerRow]] = {}
+    for row in kept:
+        found.setdefault(row.task, []).append(row)
+    return found
+
+
+def _facts(recipe: Mapping[str, Any]) -> dict[str, str]:
     """The settings that a reader asks for first."""
-    recipe = yaml.safe_load(_text(run.recipe))
     optimizer, sampling = recipe.get("optimizer", {}), recipe.get("sampling", {})
     facts: dict[str, Any] = {
         "model": recipe.get("model", {}).get("path"),
@@ -209,6 +227,17 @@ def _facts(run: RunFolder) -> dict[str, str]:
         "seed": recipe.get("seed"),
     }
     return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _demo_facts(grpo: Mapping[str, Any], sft: Mapping[str, Any]) -> dict[str, str]:
+    """What the two runs share, then the settings of each in one line."""
+    of_each = {"GRPO": _facts(grpo), "SFT": _facts(sft)}
+    shared = {name: value for name, value in of_each["GRPO"].items() if of_each["SFT"].get(name) == value}
+    lines = {
+        method: ", ".join(f"{name} {value}" for name, value in facts.items() if name not in shared)
+        for method, facts in of_each.items()
+    }
+    return {**shared, **lines}
 
 
 def _write(
@@ -226,6 +255,7 @@ def _write(
             comparisons=comparisons,
             panels=pictures,
             missing=missing,
+            smoothed_over=SMOOTHED_OVER,
             windows={label: found for label, metrics in runs.items() if (found := length_windows(metrics))},
             costs={label: run_cost(metrics) for label, metrics in runs.items()},
             **context,

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cleareyed.report.plots import FURTHER, SMOOTHED_OVER, Line, colours_for, curves, svg
+from cleareyed.report.plots import FURTHER, Line, colours_for, curves, svg
 from cleareyed.report.summary import series
 from cleareyed.report.words import title_of
 
@@ -50,14 +50,13 @@ def length_lines(runs: Mapping[str, Metrics]) -> list[Line]:
 
 def _plan(runs: Mapping[str, Metrics]) -> list[tuple[str, str, list[Line], str, bool]]:
     """Title, sentence, lines, unit, whether shares."""
-    smooth = f"Thin: each step; thick: mean of the last {SMOOTHED_OVER} steps."
     supervised = {
         label: [row for row in rows if row.get("token_accuracy") is not None] for label, rows in runs.items()
     }
     return [
         (
             "Reward by function",
-            f"Mean reward of a step's completions, before weighting. {smooth}",
+            "Mean reward of a step's completions, before weighting.",
             _reward_lines(runs),
             "reward",
             False,
@@ -80,34 +79,34 @@ def _plan(runs: Mapping[str, Metrics]) -> list[tuple[str, str, list[Line], str, 
         ),
         (
             "Completion length",
-            f"Mean tokens of a completion; the band runs from the 10th to the 90th percentile. {smooth}",
+            "Mean tokens of a completion; the band runs from the 10th to the 90th percentile.",
             length_lines(runs),
             "tokens",
             False,
         ),
         (
             "Supervised loss",
-            f"Mean cross-entropy of the tokens learned. {smooth}",
+            "Mean cross-entropy of the tokens learned.",
             _lines(supervised, "loss"),
             "nats",
             False,
         ),
         (
             "Token accuracy",
-            f"Share of answer tokens that the model would have chosen itself. {smooth}",
+            "Share of answer tokens that the model would have chosen itself.",
             _lines(runs, "token_accuracy"),
             "",
             True,
         ),
         (
             "Entropy",
-            f"Mean entropy of the next-token distribution: how undecided the model is. {smooth}",
+            "Mean entropy of the next-token distribution: how undecided the model is.",
             _lines(runs, "entropy"),
             "nats",
             False,
         ),
-        ("KL", f"Distance from the model that training started from. {smooth}", _lines(runs, "kl"), "nats", False),
-        ("Gradient norm", f"Before clipping. {smooth}", _lines(runs, "grad_norm"), "norm", False),
+        ("KL", "Distance from the model that training started from.", _lines(runs, "kl"), "nats", False),
+        ("Gradient norm", "Before clipping.", _lines(runs, "grad_norm"), "norm", False),
         (
             "Groups without signal, completions cut off",
             "Share of prompts whose completions all earned the same reward and so teach nothing, and share of "

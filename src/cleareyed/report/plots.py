@@ -28,7 +28,15 @@ COLOURS = {
 }
 """By label; the further ones of Okabe & Ito's colour-blind-safe palette are dealt out in order."""
 FURTHER = ("#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#0072b2", "#e69f00")
-_VARIABLES = {INK: "var(--ink)", FAINT: "var(--line)", "#0072b2": "var(--blue)"}
+_VARIABLES = {
+    INK: "var(--ink)",
+    FAINT: "var(--line)",
+    "#6e7781": "var(--grey)",
+    "#b1bac4": "var(--pale)",
+    "#0072b2": "var(--blue)",
+    "#e69f00": "var(--orange)",
+}
+"""Inks that change with the page's theme (templates/style.css)."""
 _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10.0,
@@ -70,7 +78,7 @@ class Line:
 def accuracy_bars(summaries: Mapping[str, Summary], chance: Mapping[str, float]) -> Figure:
     """Accuracy with 95 % intervals, overall and by skill, one bar a label; `chance` ("" is overall) as dashes."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(8.2, 3.5), layout="constrained")
+        figure = Figure(figsize=(10, 3.9), layout="constrained")
         _draw_bars(figure.add_subplot(), summaries, chance)
     return figure
 
@@ -78,7 +86,7 @@ def accuracy_bars(summaries: Mapping[str, Summary], chance: Mapping[str, float])
 def curves(lines: Sequence[Line], *, unit: str, shares: bool = False) -> Figure:
     """Lines over training steps. The axis of shares is 0 to 100 %; others start at 0 unless a value is negative."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+        figure = Figure(figsize=(3.7, 2.6), layout="constrained")
         _draw_curves(figure.add_subplot(), lines, unit=unit, shares=shares)
     return figure
 
@@ -119,7 +127,7 @@ def svg(figure: Figure, description: str) -> Markup:
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*">', "<g>", text)  # several figures share a page: ids must not repeat
-    text = re.sub(r"font: ([^;\"]*?)(?:'[^\"]*|sans-serif[^;\"]*)", r"font: \1system-ui, sans-serif", text)
+    text = re.sub(r"font-family: [^;]*;", "font-family: system-ui, sans-serif;", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     label = f' role="img" aria-label="{escape(description)}"'
@@ -143,13 +151,13 @@ def _draw_bars(axes: Axes, summaries: Mapping[str, Summary], chance: Mapping[str
         axes.errorbar(places, heights, [below, above], fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
     drawn = [(at, chance[skill]) for at, skill in enumerate(["", *skills]) if skill in chance]
     for number, (at, share) in enumerate(drawn):
-        name = "Guessing among the choices" if number == 0 else None
+        name = "Guessing among the choices" if number == 0 else "_unnamed"
         axes.hlines(100 * share, at - 0.45, at + 0.45, colors=INK, linestyles="dashed", linewidth=1, label=name)
     axes.set_xticks(range(len(skills) + 1), ["Overall", *skills])
     axes.tick_params(axis="x", length=0)
     axes.set_ylim(0, 100)
     axes.yaxis.set_major_formatter(PercentFormatter(100))
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=min(len(summaries) + bool(drawn), 5))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=min(len(summaries) + bool(drawn), 5))
 
 
 def _draw_curves(axes: Axes, lines: Sequence[Line], *, unit: str, shares: bool) -> None:
