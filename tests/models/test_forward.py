@@ -4,7 +4,13 @@ from tiny import picture, tiny_qwen2_5_vl, tiny_qwen2_vl
 
 from cleareyed.models import forward
 from cleareyed.models.encode import encode
-from cleareyed.models.forward import continuation_logprobs, plain_logprobs, prompt_logprobs, run_prefix
+from cleareyed.models.forward import (
+    checkpoint_blocks,
+    continuation_logprobs,
+    plain_logprobs,
+    prompt_logprobs,
+    run_prefix,
+)
 
 FAMILIES = [tiny_qwen2_vl, tiny_qwen2_5_vl]
 
@@ -46,7 +52,7 @@ def plain(vlm, prompts, rows, ids, mask, weights, temperature):
 def test_logprobs_and_gradients_are_those_of_the_plain_forward(build, temperature, checkpointing):
     vlm = build()
     if checkpointing:
-        vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_blocks(vlm.model)
     prompts, rows, ids, mask, weights = batch(vlm)
     logprobs, _ = continuation_logprobs(
         vlm, run_prefix(vlm, prompts), rows, ids, mask, temperature, chunk_floats=5 * 320 if checkpointing else 2**25
@@ -61,17 +67,17 @@ def test_logprobs_and_gradients_are_those_of_the_plain_forward(build, temperatur
 
 def test_checkpointing_runs_blocks_again_and_leaves_the_model_as_it_was():
     vlm = tiny_qwen2_vl()
-    vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpoint_blocks(vlm.model)
     prompts, rows, ids, mask, _ = batch(vlm)
     runs = []
     for block in (vlm.model.model.visual.blocks[0], vlm.model.model.language_model.layers[0]):
-        block.mlp.register_forward_hook(lambda module, *_: runs.append(module))
+        block.mlp.register_forward_pre_hook(lambda module, *_: runs.append(module))
     logprobs, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
     assert len(runs) == 3  # vision, prompts, completions
     logprobs.sum().backward()
     assert len(runs) == 6
     assert not any("forward" in vars(module) for module in vlm.model.modules())
-    assert vlm.model.is_gradient_checkpointing
+    assert vlm.model.model.language_model.layers[0].gradient_checkpointing
 
 
 def test_each_image_and_each_prompt_is_run_once(monkeypatch):
@@ -138,7 +144,9 @@ def test_prompt_tokens_can_be_learnt_too():
     logprobs, mask = prompt_logprobs(vlm, run_prefix(vlm, prompts))
     for row, prompt in enumerate(prompts):
         length = len(prompt.ids)
-        first = int((prompt.ids == vlm.model.config.vision_end_token_id).nonzero().max()) if prompt.grid is not None else 0
+        first = (
+            int((prompt.ids == vlm.model.config.vision_end_token_id).nonzero().max()) if prompt.grid is not None else 0
+        )
         head = type(prompt)(prompt.ids[: first + 1], prompt.positions, 0, prompt.pixels, prompt.grid)
         expected = plain_logprobs(vlm, head, prompt.ids[first + 1 :])
         assert torch.allclose(logprobs[row, first + 1 : length], expected, atol=1e-5)

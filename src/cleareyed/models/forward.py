@@ -245,18 +245,22 @@ def _log_softmax(vlm: VLM, logits: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(logits / temperature if temperature != 1.0 else logits, dim=1)
 
 
+def checkpoint_blocks(model: nn.Module) -> None:
+    """Ask for gradient checkpointing: the forwards of this module keep only the inputs of each block for the backward.
+
+    The library's own switch is not used: it drops the cache that completions continue.
+    """
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.gradient_checkpointing = True
+
+
 @contextmanager
 def _checkpointed(vlm: VLM) -> Iterator[None]:
-    """Gradient checkpointing of the model's blocks, if it was asked for, in a way that lets the cache pass.
-
-    The library's own drops the cache. Here a block is run again with the same past, which it does not change.
-    """
-    if not (torch.is_grad_enabled() and vlm.model.is_gradient_checkpointing):
-        yield
-        return
+    """Run the blocks that ask for it under checkpointing. A block that is run again sees the same, unchanged past."""
     blocks = [
         module
-        for module in vlm.model.modules()
+        for module in (vlm.model.modules() if torch.is_grad_enabled() else ())
         if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
     ]
     for block in blocks:

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 
 from cleareyed.errors import InputError
+from cleareyed.models.forward import checkpoint_blocks
 from cleareyed.models.save import settle_folder
 from cleareyed.models.vlm import VLM
 from cleareyed.recipe import ModelSpec
@@ -49,8 +50,10 @@ def load_vlm(spec: ModelSpec) -> VLM:
     family = _family(source, spec)
     model = _model(family, source, spec)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=spec.revision)
-        processor = AutoImageProcessor.from_pretrained(where, revision=spec.revision, backend="pil")
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=spec.revision, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(
+            where, revision=spec.revision, backend="pil", trust_remote_code=False
+        )
     except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
         raise InputError(
             f"{where}: tokenizer or image processor cannot be read ({_first_line(error)}); "
@@ -59,7 +62,7 @@ def load_vlm(spec: ModelSpec) -> VLM:
     _limit_pixels(processor, spec)
     _freeze(model, spec)
     if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_blocks(model)
     eos_ids, banned_ids = special_ids(model, tokenizer)
     return VLM(
         name=spec.path,
@@ -118,7 +121,7 @@ def _family(source: Path | str, spec: ModelSpec) -> str:
     if isinstance(source, Path):
         _check_files(source)
     try:
-        config = AutoConfig.from_pretrained(str(source), revision=spec.revision)
+        config = AutoConfig.from_pretrained(str(source), revision=spec.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
         model_type = _raw_model_type(source)
         if model_type is not None and model_type not in FAMILIES:

@@ -1,0 +1,152 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import picture, tiny_qwen2_5_vl, tiny_qwen2_vl
+
+from cleareyed.models import sample as sampling
+from cleareyed.models.encode import encode
+from cleareyed.models.forward import continuation_logprobs, run_prefix
+from cleareyed.models.sample import sample
+from cleareyed.models.vlm import SamplingParams
+
+
+def ask(vlm):
+    return [
+        encode(vlm, "How many red cubes are left of the blue ball?", [picture(32, 48)]),
+        encode(vlm, "Two?", [picture(64, 16, seed=2), picture(24, 24, seed=3)]),
+        encode(vlm, "No picture here", []),
+    ]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def ends_often(vlm, share):
+    """The same model with an ending token that about `share` of random draws hit."""
+    known = [token for token in range(300) if token not in vlm.banned_ids]
+    return replace(vlm, eos_ids=tuple(known[:: round(1 / share)]))
+
+
+@pytest.mark.parametrize("build", [tiny_qwen2_vl, tiny_qwen2_5_vl])
+def test_greedy_tokens_are_those_of_generate(build):
+    vlm = build()
+    prompts = ask(vlm)
+    greedy = SamplingParams(max_tokens=20, temperature=0)
+    vlm = replace(vlm, eos_ids=(sample(vlm, prompts, greedy, seeded())[0][0].ids[6],))
+    ours = sample(vlm, prompts, greedy, seeded())
+    finishes = set()
+    for prompt, (completion,) in zip(prompts, ours, strict=True):
+        images = {}
+        if prompt.pixels is not None:
+            images = {
+                "pixel_values": prompt.pixels,
+                "image_grid_thw": prompt.grid,
+                "mm_token_type_ids": (prompt.ids[None] == vlm.image_token_id).int(),
+            }
+        theirs = vlm.model.generate(
+            input_ids=prompt.ids[None],
+            attention_mask=torch.ones(1, len(prompt.ids), dtype=torch.long),
+            max_new_tokens=20,
+            do_sample=False,
+            suppress_tokens=list(vlm.banned_ids),
+            eos_token_id=list(vlm.eos_ids),
+            **images,
+        )
+        assert list(completion.ids) == theirs[0, len(prompt.ids) :].tolist()
+        finishes.add(completion.finish)
+    assert "stop" in finishes
+
+
+@pytest.mark.parametrize(("temperature", "build"), [(1.0, tiny_qwen2_vl), (0.6, tiny_qwen2_5_vl), (0, tiny_qwen2_vl)])
+def test_recorded_logprobs_are_those_of_the_training_forward(temperature, build, monkeypatch):
+    monkeypatch.setattr(sampling, "BLOCK", 4)
+    vlm = ends_often(build(), 1 / 8)
+    prompts = ask(vlm)
+    groups = sample(vlm, prompts, SamplingParams(max_tokens=11, temperature=temperature, group=6), seeded())
+    assert [len(group) for group in groups] == [6, 6, 6]
+    drawn = [completion for group in groups for completion in group]
+    ids = torch.zeros(18, 11, dtype=torch.int64)
+    logprobs, mask = torch.zeros(18, 11), torch.zeros(18, 11, dtype=torch.bool)
+    for row, completion in enumerate(drawn):
+        size = len(completion.ids)
+        ids[row, :size], mask[row, :size] = torch.tensor(completion.ids), True
+        logprobs[row, :size] = torch.tensor(completion.logprobs)
+    rows = torch.arange(3).repeat_interleave(6)
+    again, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask, temperature or 1.0)
+    assert torch.allclose(again, logprobs, atol=1e-4)
+    assert len({completion.ids for completion in drawn}) > (3 if temperature else 2)
+
+
+def test_draws_follow_the_distribution():
+    vlm = tiny_qwen2_vl()
+    with torch.no_grad():
+        vlm.model.lm_head.weight.mul_(0.2)  # tied: flatter
+    prompt = ask(vlm)[0]
+    with torch.no_grad():
+        logits = vlm.model.lm_head(run_prefix(vlm, [prompt]).hidden)[0]
+    logits[list(vlm.banned_ids)] = -torch.inf
+    expected = logits.softmax(0)
+    (group,) = sample(vlm, [prompt], SamplingParams(max_tokens=1, group=20_000), seeded())
+    counts = torch.bincount(torch.tensor([completion.ids[0] for completion in group]), minlength=320)
+    assert (counts[expected == 0] == 0).all()
+    common = expected > 5e-4
+    deviation = (counts / 20_000 - expected)[common] / (expected[common] / 20_000).sqrt()
+    assert deviation.abs().max() < 4.5 and deviation.std() < 1.3
+
+
+def test_image_tokens_are_never_drawn_even_if_the_head_wants_them():
+    vlm = tiny_qwen2_vl()
+    prompts = ask(vlm)
+    with torch.no_grad():
+        direction = run_prefix(vlm, prompts).hidden.mean(0)
+        head = torch.nn.Parameter(vlm.model.lm_head.weight.clone())
+        head[list(vlm.banned_ids)] = 10 * direction / direction.norm()
+        vlm.model.lm_head.weight = head
+        assert set(vlm.model.lm_head(run_prefix(vlm, prompts).hidden).argmax(1).tolist()) <= set(vlm.banned_ids)
+    for temperature in (0.0, 1.0, 5.0):
+        groups = sample(vlm, prompts, SamplingParams(max_tokens=12, temperature=temperature, group=4), seeded())
+        assert not {token for group in groups for one in group for token in one.ids} & set(vlm.banned_ids)
+
+
+def test_rows_stop_at_their_end_and_leave_the_batch():
+    vlm = ends_often(tiny_qwen2_vl(), 1 / 8)
+    sizes, seen, params = [], [], SamplingParams(max_tokens=40, group=16)
+    vlm.model.model.language_model.norm.register_forward_hook(lambda _, args, __: sizes.append(len(args[0])))
+    groups = sample(vlm, ask(vlm), params, seeded(), lambda done, total: seen.append((done, total)))
+    for completion in (one for group in groups for one in group):
+        ended = [token in vlm.eos_ids for token in completion.ids]
+        assert not any(ended[:-1]) and ended[-1] == (completion.finish == "stop")
+        assert len(completion.logprobs) == len(completion.ids) <= 40
+        assert completion.finish == "stop" or len(completion.ids) == 40
+        shown = completion.ids[:-1] if completion.finish == "stop" else completion.ids
+        assert completion.text == vlm.tokenizer.decode(shown)
+    assert sizes[:2] == [3, 48] and sizes[-1] < 16 and sizes[1:] == sorted(sizes[1:], reverse=True)
+    longest = max(len(one.ids) for group in groups for one in group)
+    assert len(sizes) == longest  # the prompts and all tokens but the last
+    assert seen[-1] == (48, 48) and seen == sorted(seen)
+
+
+def test_the_same_generator_draws_the_same_whatever_leaves_when(monkeypatch):
+    vlm = ends_often(tiny_qwen2_vl(), 1 / 8)
+    params = SamplingParams(max_tokens=30, group=8)
+    first = sample(vlm, ask(vlm), params, seeded(3))
+    assert sample(vlm, ask(vlm), params, seeded(3)) == first
+    assert sample(vlm, ask(vlm), params, seeded(4)) != first
+    monkeypatch.setattr(sampling, "COMPACT_AT", 0.0)
+    again = sample(vlm, ask(vlm), params, seeded(3))
+    assert [[one.ids for one in group] for group in again] == [[one.ids for one in group] for group in first]
+
+
+def test_a_prefix_with_a_graph_can_be_continued():
+    vlm = tiny_qwen2_vl()
+    prefix = run_prefix(vlm, ask(vlm))
+    params = SamplingParams(max_tokens=5, group=2)
+    assert sample(vlm, ask(vlm), params, seeded(), prefix=prefix) == sample(vlm, ask(vlm), params, seeded())
+    prefix.hidden.sum().backward()
+    assert vlm.model.lm_head.weight.grad is not None
+
+
+def test_nothing_asked_nothing_drawn():
+    assert sample(tiny_qwen2_vl(), [], SamplingParams(max_tokens=5), seeded()) == []
