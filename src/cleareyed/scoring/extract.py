@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _OPENED = re.compile(r"<answer>((?:(?!<answer>).)*)\Z", re.DOTALL)
 
 _CUE = re.compile(
@@ -36,6 +36,11 @@ class Extraction:
     """`bare` (the text is the choice), `tag`, `statement`, `mention` or `none`."""
     confidence: float
     """1.0 where the text states one choice and nothing else, down to 0 where it states none. Our own scale."""
+
+
+def answer_tags(text: str) -> list[re.Match[str]]:
+    """The answer tags that open and close, in order; group 1 is the content, line breaks included."""
+    return list(_ANSWER.finditer(text, 0, text.rfind("</answer>") + len("</answer>")))
 
 
 def plain(text: str) -> str:
@@ -79,7 +84,7 @@ def extract_choice(text: str, choices: tuple[str, ...]) -> Extraction:
     whole = exact_choice(text, choices)
     if whole is not None:
         return Extraction(whole, _trimmed(text, 0, len(text)), "bare", 1.0)
-    closed = list(ANSWER.finditer(text))
+    closed = answer_tags(text)
     tag = closed[-1] if closed else _OPENED.search(text)
     if tag is not None:
         stated = exact_choice(tag[1], choices)
@@ -89,9 +94,12 @@ def extract_choice(text: str, choices: tuple[str, ...]) -> Extraction:
         if inside:
             index, span = inside[-1]
             return Extraction(index, span, "tag", 0.9 if len({found for found, _ in inside}) == 1 else 0.4)
+    next_cue = len(text)
     for cue in reversed(list(_CUE.finditer(text))):
-        ending = _SENTENCE_END.search(text, cue.end())
-        end = ending.start() if ending else len(text)
+        # What follows the next cue has been looked at already.
+        ending = _SENTENCE_END.search(text, cue.end(), next_cue)
+        end = ending.start() if ending else next_cue
+        next_cue = cue.start()
         letter = _LETTER_AFTER_CUE.match(text, cue.end(), len(text))
         if letter and (letter[1].isupper() or "answer" in cue[0].lower()):
             lettered = _by_letter(letter[1], choices)
@@ -130,10 +138,14 @@ def _is_letter(choice: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _mention_pattern(choices: tuple[str, ...]) -> re.Pattern[str]:
-    """Every choice as whole words, longest first; single letters are left to `_LETTER_IN_BRACKETS`."""
+    """Every choice as whole words, longest first; single letters are left to `_LETTER_IN_BRACKETS`.
+
+    "No" in front of another word ("no dog is visible") is no answer.
+    """
     words = sorted((c for c in choices if not _is_letter(c)), key=len, reverse=True)
     listed = "|".join(r"\s+".join(re.escape(part) for part in choice.split()) for choice in words) or r"(?!)"
-    return re.compile(rf"(?<!\w)(?<!\d[.,])(?<!-)(?:{listed})(?!\w)(?![.,]\d)", re.IGNORECASE)
+    no_noun = r"(?!(?<=\bno)\s+(?!because\b|since\b|as\b)\w)"
+    return re.compile(rf"(?<!\w)(?<!\d[.,])(?<!-)(?:{listed})(?!\w)(?![.,]\d){no_noun}", re.IGNORECASE)
 
 
 def _mentions(text: str, start: int, end: int, choices: tuple[str, ...]) -> list[tuple[int, tuple[int, int]]]:

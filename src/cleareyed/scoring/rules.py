@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cleareyed.scoring.extract import ANSWER, exact_choice, extract_choice, plain
+from cleareyed.scoring.extract import answer_tags, exact_choice, extract_choice, plain
 from cleareyed.tasks.names import unknown
 from cleareyed.tasks.task import Sample
 
@@ -108,7 +108,7 @@ def strict(text: str, sample: Sample) -> Verdict:
     opened, closed = text.count("<answer>"), text.count("</answer>")
     if opened != closed:
         return Verdict(False, None)
-    contents = ANSWER.findall(text) if opened else [text.strip()]
+    contents = [tag[1] for tag in answer_tags(text)] if opened else [text.strip()]
     if len({plain(content) for content in contents}) != 1 or (not opened and "\n" in contents[0]):
         return Verdict(False, None)
     stated = contents[0].strip()
@@ -132,8 +132,8 @@ def any_form(text: str, sample: Sample) -> Verdict:
         if index is None:
             return Verdict(False, None)
         return Verdict(sample.choices[index] == sample.answer, sample.choices[index])
-    lines = text.strip().splitlines()
-    stated = (ANSWER.findall(text) or _STATEMENT.findall(text) or lines or [""])[-1].strip()
+    tagged = [tag[1] for tag in answer_tags(text)]
+    stated = (tagged or _STATEMENT.findall(text) or text.strip().splitlines() or [""])[-1].strip()
     return Verdict(plain(stated) != "" and plain(stated) == plain(sample.answer), stated or None)
 
 

@@ -19,11 +19,8 @@ CHOICES = ("true", "false")
 
 def nlvr_task(path: Path, name: str = "nlvr") -> Task:
     """The task in that file. InputError: a missing file or column, or an empty value."""
-    return Task(name=name, samples=tuple(_sample(path, row, cell) for row, cell in _rows(path)))
-
-
-def _rows(path: Path) -> list[tuple[dict[str, object], Cell]]:
-    return list(read_columns(path, ("id", "group", "sentence", "label"), lazy="image"))
+    rows = read_columns(path, ("id", "group", "sentence", "label"), lazy="image")
+    return Task(name=name, samples=tuple(_sample(path, row, cell) for row, cell in rows))
 
 
 def _sample(path: Path, row: dict[str, object], cell: Cell) -> Sample:

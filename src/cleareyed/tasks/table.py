@@ -2,7 +2,7 @@
 
 | column | what |
 |---|---|
-| `image` | a path, relative to the file; in parquet also encoded bytes or a `{bytes, path}` struct; or a list of them |
+| `image` | a path, relative to the file; in parquet also encoded bytes or a `{bytes, path}` struct; or a list |
 | `question` | text |
 | `answer` | text or a whole number |
 | `choices` | optional: a list of at least two, one of them the answer |
