@@ -6,8 +6,8 @@ from cleareyed.tasks.prompts import STYLES, offer, prompt_style, prompt_text
 EXPECTED = {
     "base": (
         "A conversation between User and Assistant. The user asks a question about the image, and the Assistant "
-        "solves it. The assistant first thinks about the reasoning process in the mind and then provides the user with "
-        "the answer.\nUser: How many {cups}? \nAssistant: Let me solve this step by step.\n<think>",
+        "solves it. The assistant first thinks about the reasoning process in the mind and then provides the user "
+        "with the answer.\nUser: How many {cups}? \nAssistant: Let me solve this step by step.\n<think>",
         "<think>",
         False,
     ),
