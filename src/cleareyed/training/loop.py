@@ -47,13 +47,13 @@ def draw(seed: int, step: int, count: int, total: int) -> list[int]:
     seed and count see the same samples at the same step, whatever their method.
     """
     start = (step - 1) * count
-    return [_permutation(seed, place // total, total)[place % total] for place in range(start, start + count)]
+    return [int(_permutation(seed, place // total, total)[place % total]) for place in range(start, start + count)]
 
 
 @lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, total: int) -> tuple[int, ...]:
+def _permutation(seed: int, epoch: int, total: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed_for("epoch", seed, epoch))
-    return tuple(torch.randperm(total, generator=generator).tolist())
+    return torch.randperm(total, generator=generator)  # (total,)
 
 
 def learning_rate(spec: OptimizerSpec, step: int, steps: int) -> float:

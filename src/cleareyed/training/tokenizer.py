@@ -7,8 +7,8 @@ from transformers import PreTrainedTokenizerFast
 
 from cleareyed.models.build import END, SPECIAL
 
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""Words with their leading blank, single digits, runs of signs, white space."""
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""Words with their leading blank, numbers of at most two digits, runs of signs, white space."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast:

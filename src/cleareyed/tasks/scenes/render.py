@@ -48,7 +48,9 @@ def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, column: float, row: flo
     elif thing.shape == "cone":
         draw.ellipse(_box(column, row + 0.6 * r, r, flat * r), fill=dark, outline=edge, width=2)
         draw.polygon([(column - r, row + 0.6 * r), (column, row - 1.15 * r), (column + r, row + 0.6 * r)], fill=body)
-        draw.line([(column - r, row + 0.6 * r), (column, row - 1.15 * r), (column + r, row + 0.6 * r)], fill=edge, width=2)
+        draw.line(
+            [(column - r, row + 0.6 * r), (column, row - 1.15 * r), (column + r, row + 0.6 * r)], fill=edge, width=2
+        )
     elif thing.shape == "cylinder":
         w = 0.6 * r
         draw.ellipse(_box(column, row + 0.85 * r, w, 0.26 * r), fill=body, outline=edge, width=2)

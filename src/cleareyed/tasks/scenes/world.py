@@ -106,7 +106,9 @@ BENCH = Kind(
 )
 
 
-def draw_looks(rng: np.random.Generator, kind: Kind, count: int, repeat: str | None, times: int) -> list[tuple[str, str]]:
+def draw_looks(
+    rng: np.random.Generator, kind: Kind, count: int, repeat: str | None, times: int
+) -> list[tuple[str, str]]:
     """Colour and shape of `count` objects, all different pairs but where `repeat` has to occur `times` times.
 
     `repeat` is a colour or a shape that exactly `times` objects have; None leaves all pairs different and free.

@@ -1,0 +1,103 @@
+"""Batches for pretraining: an image, and behind it several turns that see the image and themselves, not each other."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cleareyed.models.vlm import VLM
+from cleareyed.tasks.scenes.render import render
+from cleareyed.training.corpus import STYLES, draw_page
+
+LEAD_WEIGHT = 0.1
+"""Weight of the lead's tokens in the loss: what is asked is mostly chance and little can be learnt from it."""
+
+MISSES = 6
+"""So many turns in a row may prove too long for what is left of the budget before an image is taken as full."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """B images with their turns, padded to T tokens."""
+
+    ids: torch.Tensor  # (B, T)
+    positions: torch.Tensor  # (3, B, T)
+    visible: torch.Tensor  # (B, 1, T, T) bool: may the row's token see the column's
+    targets: torch.Tensor  # (B, T): the next token of the same turn
+    weights: torch.Tensor  # (B, T): its weight in the loss, 0 where there is none
+    pixels: torch.Tensor  # (patches of all images, values)
+    grid: torch.Tensor  # (B, 3)
+    turns: int
+
+
+def draw_batch(vlm: VLM, mixture: dict[str, float], images: int, budget: int, seed: tuple[int, ...]) -> Packed:
+    """The batch that belongs to `seed`: `images` scenes, each with turns of at most `budget` text tokens in all."""
+    rng = np.random.default_rng(seed)
+    names = list(mixture)
+    odds = np.array([mixture[name] for name in names])
+    odds = odds / odds.sum()
+    eos = vlm.eos_ids[0]
+    pictures, rows = [], []
+    for _ in range(images):
+        page = draw_page(rng)
+        pictures.append(render(page.scene))
+        turns: list[tuple[list[int], list[int]]] = []
+        length = misses = 0
+        while misses < MISSES:
+            turn = STYLES[names[rng.choice(len(names), p=odds)]](rng, page)
+            lead = vlm.tokenizer(turn.lead)["input_ids"]
+            body = [*vlm.tokenizer(turn.lead + turn.body)["input_ids"][len(lead) :], eos]
+            if length + len(lead) + len(body) > budget:
+                misses += 1
+                continue
+            turns.append((lead, body))
+            length += len(lead) + len(body)
+        rows.append(turns)
+    features = vlm.image_processor(pictures, return_tensors="pt")
+    return _pack(vlm, rows, features["pixel_values"], features["image_grid_thw"])
+
+
+def _prefix(vlm: VLM, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Token ids (P,), positions (3, P) and the next position of one image of the given grid (3,)."""
+    tokens = vlm.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
+    merge = vlm.image_processor.merge_size
+    height, width = int(grid[1]) // merge, int(grid[2]) // merge
+    ids = torch.tensor([tokens[0], *[vlm.image_token_id] * (height * width), tokens[1]])
+    rows = torch.arange(height).repeat_interleave(width) + 1
+    columns = torch.arange(width).repeat(height) + 1
+    image = torch.stack([torch.ones_like(rows), rows, columns])
+    after = 1 + max(height, width)
+    ends = torch.tensor([[0], [0], [0]]), torch.full((3, 1), after)
+    return ids, torch.cat([ends[0], image, ends[1]], dim=1), after + 1
+
+
+def _pack(vlm: VLM, rows: list[list[tuple[list[int], list[int]]]], pixels: torch.Tensor, grid: torch.Tensor) -> Packed:
+    prefix_ids, prefix_positions, start = _prefix(vlm, grid[0])
+    p = len(prefix_ids)
+    total = p + max(sum(len(lead) + len(body) for lead, body in turns) for turns in rows)
+    b = len(rows)
+    ids = torch.full((b, total), vlm.eos_ids[0])
+    positions = torch.zeros(3, b, total, dtype=torch.long)
+    owner = torch.full((b, total), -1)  # which turn a token belongs to; -1 padding, 0 the image
+    targets = torch.zeros(b, total, dtype=torch.long)
+    weights = torch.zeros(b, total)
+    ids[:, :p], positions[:, :, :p], owner[:, :p] = prefix_ids, prefix_positions[:, None], 0
+    for row, turns in enumerate(rows):
+        at = p
+        for number, (lead, body) in enumerate(turns, start=1):
+            text = lead + body
+            span = slice(at, at + len(text))
+            ids[row, span] = torch.tensor(text)
+            positions[:, row, span] = torch.arange(start, start + len(text))
+            owner[row, span] = number
+            before = slice(at, at + len(text) - 1)
+            targets[row, before] = torch.tensor(text[1:])
+            weights[row, before] = LEAD_WEIGHT
+            weights[row, at + len(lead) - 1 : at + len(text) - 1] = 1.0
+            at += len(text)
+    earlier = torch.ones(total, total, dtype=torch.bool).tril()
+    same = owner[:, :, None] == owner[:, None, :]  # (B, T, T)
+    image = (owner == 0)[:, None, :]  # (B, 1, T)
+    visible = (earlier & (same | image))[:, None]  # (B, 1, T, T)
+    turns_total = sum(len(turns) for turns in rows)
+    return Packed(ids, positions, visible, targets, weights, pixels, grid, turns_total)
