@@ -55,7 +55,7 @@ def colour_task(count: int = 7) -> Task:
 
 def some_reward(completion_ids: Sequence[Sequence[int]], id: Sequence[str], **columns: Any) -> list[float | None]:
     """Differs between completions, apart from one sample whose groups have no signal."""
-    return [1.0 if name == "square-1" else sum(ids) % 7 / 3 for ids, name in zip(completion_ids, id, strict=True)]
+    return [1.0 if name == "square-2" else sum(ids) % 7 / 3 for ids, name in zip(completion_ids, id, strict=True)]
 
 
 REWARDS = (RewardFunction("some", 1.0, some_reward),)
