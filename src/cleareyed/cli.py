@@ -175,8 +175,10 @@ def demo(
     ),
     seed: Annotated[int, typer.Option(min=0, help="Seed of both trainings.")] = 0,
     model: Annotated[str, typer.Option(help="The base model.")] = "tiny-base",
-    steps: Annotated[int | None, typer.Option(min=1, help="Fewer or more steps than the demo recipes say.")] = None,
-    items: Annotated[int | None, typer.Option(min=1, help="Fewer or more bench questions.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="So many steps of each training.")] = None,
+    items: Annotated[
+        int | None, typer.Option(min=1, help="So many bench questions, and as many for validation.")
+    ] = None,
 ) -> None:
     """Train the embedded base model by GRPO and by SFT, and compare.
 

@@ -13,7 +13,7 @@ from cleareyed.console import Display, clock
 from cleareyed.errors import InputError
 from cleareyed.models.load import load_vlm
 from cleareyed.models.vlm import VLM
-from cleareyed.recipe import GrpoRecipe, SftRecipe, TaskSpec
+from cleareyed.recipe import GrpoRecipe, SftRecipe
 from cleareyed.recipe_files import load_recipe, shipped_recipe
 from cleareyed.records.parts import compact
 from cleareyed.records.rows import AnswerRow
@@ -39,10 +39,10 @@ def run_demo(out: Path, *, seed: int, model: str, steps: int | None, items: int 
         InputError: the model cannot be loaded, or `out` cannot be moved or written.
     """
     console = Console()
-    grpo = _recipe("demo-grpo.yaml", GrpoRecipe, seed, model, steps)
-    sft = _recipe("demo-sft.yaml", SftRecipe, seed, model, steps)
+    grpo = _recipe("demo-grpo.yaml", GrpoRecipe, seed, model, steps, items)
+    sft = _recipe("demo-sft.yaml", SftRecipe, seed, model, steps, items)
     bench = grpo.measure[0]
-    task = load_task(TaskSpec(name=bench.task.name, limit=items or bench.task.limit), None)
+    task = load_task(bench.task, None)
     asked = {
         recipe.method: Measurement(task, prompt_style(recipe.prompt), bench.max_tokens or length, bench.batch)
         for recipe, length in ((grpo, grpo.sampling.max_tokens), (sft, sft.max_tokens))
@@ -73,8 +73,9 @@ def run_demo(out: Path, *, seed: int, model: str, steps: int | None, items: int 
     console.print(Text(f"report: {page}"), soft_wrap=True)
 
 
-def _recipe(name: str, kind: type[R], seed: int, model: str, steps: int | None) -> R:
+def _recipe(name: str, kind: type[R], seed: int, model: str, steps: int | None, items: int | None) -> R:
     overrides = [f"seed={seed}", *([f"steps={steps}"] if steps else [])]
+    overrides += [f"validate_on.task.limit={items}", f"measure.0.task.limit={items}"] if items else []
     recipe = load_recipe(shipped_recipe(name), overrides)
     if not isinstance(recipe, kind):
         raise InputError(f"{shipped_recipe(name)}: method is {recipe.method}; the demo needs another")

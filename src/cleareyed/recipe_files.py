@@ -135,8 +135,9 @@ def _method(
     data: dict[str, Any], path: Path, overrides: Sequence[str]
 ) -> type[GrpoRecipe] | type[SftRecipe] | type[PretrainRecipe]:
     method = data.get("method")
-    if any(override.partition("=")[0].strip() == "method" for override in overrides):
-        raise InputError("command line: method cannot be overridden; start from a recipe of that method")
+    for override in overrides:
+        if override.partition("=")[0].strip() == "method":
+            raise InputError(f"command line: {override}: the method is fixed; start from a recipe of that method")
     if method is None:
         raise InputError(f"{path}: method is missing; add one of {', '.join(f'`method: {name}`' for name in METHODS)}")
     if not isinstance(method, str) or method not in METHODS:
