@@ -18,8 +18,8 @@ KILLS = {
     "grpo": [(1, "sample"), (3, "update"), (6, "save")],
     "sft": [(2, "save"), (4, "save"), (5, "update")],
 }
-"""(steps done, phase): before the first checkpoint; between two; with steps recorded, and a best model kept, that no checkpoint
-knows of."""
+"""(steps done, phase): before the first checkpoint; between two; with steps recorded, and a best
+model kept, that no checkpoint knows of."""
 
 
 @pytest.fixture(scope="module")
