@@ -23,9 +23,15 @@ MERGE = 2
 MEAN = (0.5, 0.5, 0.5)
 
 
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The ids of `SPECIAL`, by name."""
+    known: dict[str, int] = tokenizer.get_vocab()
+    return {name: known[name] for name in SPECIAL}
+
+
 def qwen2_vl_config(shape: ShapeSpec, tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:
     """The configuration of a Qwen2-VL with tied embeddings and the sizes of `shape`."""
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
+    ids = special_token_ids(tokenizer)
     head = shape.hidden // shape.heads
     section = head // 2 // 8 * 3
     return Qwen2VLConfig(
@@ -71,7 +77,7 @@ def new_vlm(shape: ShapeSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> 
         torch.manual_seed(seed)
         config = qwen2_vl_config(shape, tokenizer)
         model = Qwen2VLForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
+    ids = special_token_ids(tokenizer)
     model.generation_config.eos_token_id = [ids[END], ids["<|im_end|>"]]
     model.generation_config.pad_token_id = ids[END]
     side = shape.image_px**2

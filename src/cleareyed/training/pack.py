@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cleareyed.models.build import special_token_ids
 from cleareyed.models.vlm import VLM
 from cleareyed.tasks.scenes.render import render
 from cleareyed.training.corpus import STYLES, draw_page
@@ -59,10 +60,12 @@ def draw_batch(vlm: VLM, mixture: dict[str, float], images: int, budget: int, se
 
 def _prefix(vlm: VLM, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Token ids (P,), positions (3, P) and the next position of one image of the given grid (3,)."""
-    tokens = vlm.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
+    special = special_token_ids(vlm.tokenizer)
     merge = vlm.image_processor.merge_size
     height, width = int(grid[1]) // merge, int(grid[2]) // merge
-    ids = torch.tensor([tokens[0], *[vlm.image_token_id] * (height * width), tokens[1]])
+    ids = torch.tensor(
+        [special["<|vision_start|>"], *[vlm.image_token_id] * (height * width), special["<|vision_end|>"]]
+    )
     rows = torch.arange(height).repeat_interleave(width) + 1
     columns = torch.arange(width).repeat(height) + 1
     image = torch.stack([torch.ones_like(rows), rows, columns])

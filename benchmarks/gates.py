@@ -1,0 +1,37 @@
+"""The gates of a base model: does it see, does thinking pay, and how does it do under the paper's prompt.
+
+python benchmarks/gates.py --model tiny-base --json benchmarks/results/gates.json
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from cleareyed.console import Display
+from cleareyed.models.load import load_vlm
+from cleareyed.recipe import ModelSpec
+from cleareyed.records.environment import describe_environment
+from cleareyed.tasks.scenes.task import scenes_task
+from cleareyed.training.gates import measure_gates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny-base")
+    parser.add_argument("--items", type=int, default=500, help="samples of each split (default 500)")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    with Display("gates") as display:
+        vlm = load_vlm(ModelSpec(path=options.model))
+        found = measure_gates(vlm, scenes_task("train"), scenes_task("bench"), options.items, display)
+    found["seconds"] = round(time.perf_counter() - start, 1)
+    text = json.dumps({"gates": found, "environment": describe_environment(None)}, indent=2)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
