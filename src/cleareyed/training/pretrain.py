@@ -1,6 +1,7 @@
 """Pretraining: a base model made from nothing but rendered scenes and the corpus about them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,8 +93,7 @@ def start_vlm(recipe: PretrainRecipe) -> VLM:
 
 def body_logits(vlm: VLM, batch: Packed) -> torch.Tensor:
     """Logits (M, V) fp32 at the M positions of the batch whose weight is not 0, under bf16 autocast."""
-    model = vlm.model
-    head: torch.nn.Linear = model.lm_head
+    model: Any = vlm.model
     with torch.autocast(vlm.device.type, torch.bfloat16):
         embeds = model.get_input_embeddings()(batch.ids)  # (B, T, D)
         features = torch.cat(tuple(model.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output))
@@ -104,7 +104,7 @@ def body_logits(vlm: VLM, batch: Packed) -> torch.Tensor:
             position_ids=batch.positions,
             use_cache=False,
         ).last_hidden_state  # (B, T, D)
-        logits: torch.Tensor = head(states[batch.weights > 0])
+        logits: torch.Tensor = model.lm_head(states[batch.weights > 0])
     return logits.float()
 
 
