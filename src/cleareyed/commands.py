@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cleareyed.console import Display
+from cleareyed.console import Display, table_console
 from cleareyed.errors import InputError
 from cleareyed.evaluation.evaluate import evaluate
 from cleareyed.evaluation.stats import majority_class
@@ -104,7 +104,7 @@ def train(
             measure(trained, measurement, run, label_of(recipe.method, measurement, recipe), step, display)
         compact(run)
         page = run_report(run, measurements[0].task if measurements else task)
-    console = Console()
+    console = table_console()
     _print_tables(console, run, measurements)
     console.print(Text(f"weights: {run.best if step != recipe.steps else run.final}"), soft_wrap=True)
     console.print(Text(f"report: {page}"), soft_wrap=True)
@@ -206,7 +206,7 @@ def eval_task(
         rows = measure(vlm, what, run, model.path, 0, display, rules)
         compact(run)
         page = run_report(run, task, rule=rules[0])
-    console = Console()
+    console = table_console()
     console.print(rules_table(rows, rules, f"{model.path} on {task.name}, prompt {style.name}"))
     console.print(Text(_majority(rows)), soft_wrap=True)
     console.print(Text(f"answers: {run.answers}"), soft_wrap=True)
@@ -225,13 +225,13 @@ def pretrain_model(path: Path, overrides: Sequence[str], *, folder: Path, resume
     set_up(recipe.threads)
     with Display(f"pretrain {folder.name}") as display:
         pretrain(recipe, folder, resume, display)
-    Console().print(Text(f"run folder: {folder}"), soft_wrap=True)
+    table_console().print(Text(f"run folder: {folder}"), soft_wrap=True)
 
 
 def report(folder: Path, data_root: Path | None) -> None:
     """Write a run's `report.html` anew from its records, also while the run lives."""
     run = open_run(folder)
-    console = Console()
+    console = table_console()
     if (evaluated := _eval_recipe(run)) is not None:
         page = run_report(run, _measured_task(evaluated.measure[0].task, data_root), rule=evaluated.rules[0])
         console.print(Text(f"report: {page}"), soft_wrap=True)

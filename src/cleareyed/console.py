@@ -6,6 +6,7 @@ from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -97,6 +98,9 @@ class Display:
         for name, values in self._history.items():
             if metrics.get(name) is not None:
                 values.append(metrics[name])
+        if "reward" in metrics:  # GRPO's loss says nothing: it is near 0 by construction
+            self._latest.pop("loss", None)
+            self._history["loss"].clear()
         if self._live is None and (step % LINE_EVERY_STEPS == 0 or step in (1, total)):
             shown = "  ".join(f"{heading} {text}" for heading, text in self._shown())
             self.note(f"step {step}/{total}  {shown}  {self._rate()}".rstrip())
@@ -114,23 +118,30 @@ class Display:
 
     def _render(self) -> RenderableType:
         lines = Table.grid(padding=(0, 2))
+        lines.add_column(no_wrap=True)
         if self._steps:
-            bar = ProgressBar(total=self._steps, completed=self._step, width=30)
+            bar = ProgressBar(total=self._steps, completed=self._step, width=20)
             lines.add_row("training", bar, f"{self._step}/{self._steps}", Text(self._rate()))
         left = remaining(
             self._phase_done, self._phase_total - self._phase_done, time.monotonic() - self._phase_started
         )
-        bar = ProgressBar(total=max(self._phase_total, 1), completed=self._phase_done, width=30)
+        bar = ProgressBar(total=max(self._phase_total, 1), completed=self._phase_done, width=20)
         count = f"{self._phase_done}/{self._phase_total}" if self._phase_total else ""
         lines.add_row(Text(self._phase), bar, count, Text(f"{left} left" if left else ""))
         parts: list[RenderableType] = [lines]
         if self._latest:
-            parts.append(Text("   ".join(f"{heading} {text}" for heading, text in self._shown())))
+            parts.append(Columns([Text(f"{heading} {text}") for heading, text in self._shown()], padding=(0, 3)))
             for name, heading in CURVES:
                 if len(self._history[name]) > 1:
                     parts.append(Text(f"{heading:>7} {sparkline(self._history[name], 48)}", style="cyan"))
         elapsed = clock(time.monotonic() - self._started)
         return Panel(Group(*parts), title=Text(self._title), subtitle=Text(elapsed), title_align="left")
+
+
+def table_console() -> Console:
+    """A console for tables: the terminal's width, or 120 columns where there is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
 
 
 def sparkline(values: list[float], width: int) -> str:

@@ -5,11 +5,10 @@ import time
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
 from rich.text import Text
 
 from cleareyed.commands import Measurement, TrainingRecipe, best_or_last, measure, measurement_of, set_up, train_with
-from cleareyed.console import Display, clock
+from cleareyed.console import Display, clock, table_console
 from cleareyed.errors import InputError
 from cleareyed.models.load import load_vlm
 from cleareyed.models.vlm import VLM
@@ -38,7 +37,7 @@ def run_demo(out: Path, *, seed: int, model: str, steps: int | None, items: int 
     Raises:
         InputError: the model cannot be loaded, or `out` cannot be moved or written.
     """
-    console = Console()
+    console = table_console()
     grpo = _recipe("demo-grpo.yaml", GrpoRecipe, seed, model, steps, items)
     sft = _recipe("demo-sft.yaml", SftRecipe, seed, model, steps, items)
     bench = grpo.measure[0]
