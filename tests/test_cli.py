@@ -230,7 +230,8 @@ def test_eval_keeps_the_answers_and_prints_each_rule(command: Command, checkpoin
         assert word in first.stdout
     assert "paper-eval" not in second.stdout
     runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
-    assert runs == ["eval-scenes-bench-model", "eval-scenes-bench-model-2"]
+    name = f"eval-scenes-bench-{checkpoint.parent.name}-model"
+    assert runs == [name, f"{name}-2"]
     rows = read_answers(RunFolder(tmp_path / "runs" / runs[0]))
     assert [row.sample_id for row in rows] == [f"scenes-bench/{index:05d}" for index in range(6)]
     assert set(rows[0].correct) == {"paper-eval", "strict", "any-form"}

@@ -119,7 +119,7 @@ def evaluate(
 
         own = task.endswith((".jsonl", ".parquet"))
         spec = TaskSpec(name="table" if own else task, path=task if own else None, split=split, limit=limit)
-        title = f"eval-{Path(task).stem}-{Path(model).name}"
+        title = "-".join(("eval", Path(task).stem, *Path(model).parts[-2:]))
         commands.eval_task(
             EvalSpec(task=spec, prompt=prompt, max_tokens=max_tokens, batch=batch),
             ModelSpec(path=model),

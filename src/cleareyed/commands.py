@@ -207,8 +207,11 @@ def eval_task(
         compact(run)
         page = run_report(run, task, rule=rules[0])
     console = table_console()
-    console.print(rules_table(rows, rules, f"{model.path} on {task.name}, prompt {style.name}"))
-    console.print(Text(_majority(rows)), soft_wrap=True)
+    console.print(
+        rules_table(rows, rules, f"{model.path} on {task.name}, prompt {style.name}: accuracy in % (95 % interval)")
+    )
+    well_formed = sum(row.well_formed for row in rows) / len(rows)
+    console.print(Text(f"{_majority(rows)} Written in the format: {percent(well_formed)} %."), soft_wrap=True)
     console.print(Text(f"answers: {run.answers}"), soft_wrap=True)
     console.print(Text(f"report: {page}"), soft_wrap=True)
 
@@ -258,7 +261,6 @@ def rules_table(rows: Sequence[AnswerRow], rules: Sequence[str], title: str) -> 
         shares = [found["by_skill"][skill] if skill is not None else found for found in by_rule.values()]
         cells = (f"{percent(share['accuracy'])} ({percent_range(*share['interval'])})" for share in shares)
         table.add_row(Text("all" if skill is None else skill), str(shares[0]["n"]), *cells)
-    table.caption = Text(f"per cent (95 % interval); format {percent(first['format_rate'])} %")
     return table
 
 
@@ -357,9 +359,8 @@ def _print_tables(console: Console, run: RunFolder, measurements: Sequence[Measu
         answers = [row for row in rows if row.task == name and row.label != VALIDATION]
         if answers:
             rule = next(one.task.rule for one in measurements if one.task.name == name)
-            table = comparison_table(summarise(answers, rule))
-            table.caption = Text(f"{name}, rule {rule}. {_majority(answers)}")
-            console.print(table)
+            console.print(comparison_table(summarise(answers, rule)))
+            console.print(Text(f"{name}, rule {rule}. {_majority(answers)}"), soft_wrap=True)
 
 
 def _majority(rows: Sequence[AnswerRow]) -> str:
