@@ -239,7 +239,7 @@ def test_eval_keeps_the_answers_and_prints_each_rule(command: Command, checkpoin
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(command: Command, recipe_file: Path, tmp_path: Path) -> None:
-    steps = ("steps=24", "eval_every=0", "save_every=6", "measure=[]")
+    steps = ("steps=80", "eval_every=0", "save_every=20", "measure=[]")
     process = subprocess.Popen(
         [*PROGRAM, "train", str(recipe_file), *steps],
         cwd=tmp_path,
@@ -258,11 +258,11 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(command: Command, recipe_
     assert process.returncode == 130
     assert written.splitlines()[-1] == "interrupted; add --resume to the same command to go on"
     done = len(read_metrics(RunFolder(tmp_path / "runs/small")))
-    assert 2 <= done < 24
+    assert 2 <= done < 80
 
     result = command("train", recipe_file, *steps, "--resume")
     assert result.exit_code == 0, result.output
-    assert [row["step"] for row in read_metrics(RunFolder(tmp_path / "runs/small"))] == list(range(1, 25))
+    assert [row["step"] for row in read_metrics(RunFolder(tmp_path / "runs/small"))] == list(range(1, 81))
 
 
 def environment() -> dict[str, str]:

@@ -76,11 +76,14 @@ def train(
     checkpoints and report.html. A run that exists is never overwritten.
     """
     with _plain_errors("add --resume to the same command to go on"):
+        from cleareyed.recipe_files import load_recipe
+
+        loaded = load_recipe(recipe, overrides or [])  # before the seconds that importing torch takes
         from cleareyed import commands
 
         commands.train(
+            loaded,
             recipe,
-            overrides or [],
             folder=_run_folder(runs, name or recipe.stem),
             resume=resume,
             data_root=data_root,
@@ -144,10 +147,12 @@ def pretrain(
     cleareyed pretrain recipes/tiny-base.yaml --resume
     """
     with _plain_errors("add --resume to the same command to go on"):
+        from cleareyed.recipe_files import load_recipe
+
+        loaded = load_recipe(recipe, overrides or [])
         from cleareyed import commands
 
-        folder = _run_folder(runs, name or recipe.stem)
-        commands.pretrain_model(recipe, overrides or [], folder=folder, resume=resume)
+        commands.pretrain_model(loaded, recipe, folder=_run_folder(runs, name or recipe.stem), resume=resume)
 
 
 @app.command()

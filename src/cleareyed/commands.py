@@ -20,7 +20,7 @@ from cleareyed.evaluation.evaluate import evaluate
 from cleareyed.evaluation.stats import majority_class
 from cleareyed.models.load import load_vlm
 from cleareyed.models.vlm import VLM
-from cleareyed.recipe import EvalSpec, GrpoRecipe, ModelSpec, PretrainRecipe, SftRecipe, Strict, TaskSpec
+from cleareyed.recipe import EvalSpec, GrpoRecipe, ModelSpec, PretrainRecipe, Recipe, SftRecipe, Strict, TaskSpec
 from cleareyed.recipe_files import load_recipe
 from cleareyed.records.parts import compact, read_answers, write_answers
 from cleareyed.records.rows import AnswerRow
@@ -67,20 +67,19 @@ class EvalRecipe(Strict):
 
 
 def train(
+    recipe: Recipe,
     path: Path,
-    overrides: Sequence[str],
     *,
     folder: Path,
     resume: bool,
     data_root: Path | None,
     allow_code: bool,
 ) -> None:
-    """Measure, train, measure again and report, into the run folder `folder`.
+    """Measure, train, measure again and report, into the run folder `folder`; `path` is where the recipe was read.
 
     Raises:
         InputError: anything wrong with the recipe, the data, the model or the folder, found before training.
     """
-    recipe = load_recipe(path, overrides)
     if isinstance(recipe, PretrainRecipe):
         raise InputError(f"{path}: method is pretrain; use `cleareyed pretrain {path}`")
     if not resume:
@@ -216,9 +215,8 @@ def eval_task(
     console.print(Text(f"report: {page}"), soft_wrap=True)
 
 
-def pretrain_model(path: Path, overrides: Sequence[str], *, folder: Path, resume: bool) -> None:
+def pretrain_model(recipe: Recipe, path: Path, *, folder: Path, resume: bool) -> None:
     """Make a base model from nothing, as a `pretrain` recipe says."""
-    recipe = load_recipe(path, overrides)
     if not isinstance(recipe, PretrainRecipe):
         raise InputError(f"{path}: method is {recipe.method}; use `cleareyed train {path}`")
     if not resume:
