@@ -153,6 +153,10 @@ class PretrainRecipe(Strict):
     """Text tokens packed behind one image, in several turns that do not see each other."""
     mixture: dict[str, NonNegative]
     """Style of text to its weight (`cleareyed.training.corpus`)."""
+    vision_steps: Annotated[int, Field(ge=0)] = 0
+    """So many first steps train on naming alone: each image token names what stands there, no text is read."""
+    names_weight: NonNegative = 0.0
+    """Weight of naming in the loss, beside the text's 1."""
     save_every: Positive = 500
     threads: Positive | None = None
 

@@ -13,7 +13,7 @@ from cleareyed.tasks.prompts import STYLES as PROMPTS
 from cleareyed.tasks.scenes.world import HELD_OUT
 from cleareyed.training.corpus import FORMED, STYLES, draw_any_question, draw_page, working
 from cleareyed.training.pack import draw_batch
-from cleareyed.training.pretrain import body_logits
+from cleareyed.training.pretrain import body_logits, image_features
 from cleareyed.training.tokenizer import train_tokenizer
 
 SHAPE = ShapeSpec(
@@ -82,7 +82,8 @@ def test_batches_are_functions_of_their_seed(vlm):
 def test_a_turn_sees_its_image_and_itself_and_no_other_turn(vlm):
     """The logits of a packed turn equal those of the turn alone behind its image."""
     batch = draw_batch(vlm, {"direct": 1.0, "where": 1.0}, 1, 120, (0, 1, 1))
-    logits = body_logits(vlm, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = body_logits(vlm, batch, image_features(vlm, batch))
     image = int((batch.ids[0] == vlm.image_token_id).sum()) + 2
     with torch.no_grad():
         at = image

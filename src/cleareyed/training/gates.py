@@ -110,8 +110,11 @@ def by_skill(samples: Sequence[Sample], values: Sequence[bool]) -> dict[str, flo
     }
 
 
-def measure_gates(vlm: VLM, train: Task, bench: Task, items: int, observer: Observer) -> dict[str, object]:
-    """Both gates and the figures around them, on the first `items` samples of a training split and of a bench.
+def measure_gates(
+    vlm: VLM, train: Task, bench: Task, items: int, observer: Observer, scenes: int = 300
+) -> dict[str, object]:
+    """Both gates and the figures around them, on the first `items` samples of a training split and of a bench
+    and on `scenes` new scenes of each kind.
 
     Thought and immediate answer are both sampled at temperature 1 and read by `any-form`.
     """
@@ -119,7 +122,7 @@ def measure_gates(vlm: VLM, train: Task, bench: Task, items: int, observer: Obse
     once, greedy = SamplingParams(128, 1.0), SamplingParams(128, 0.0)
     result: dict[str, object] = {"items": items}
     for name, kind in (("train", TRAIN), ("bench", BENCH)):
-        result[f"sees/{name}"] = vars(sees(vlm, kind, 300, observer))
+        result[f"sees/{name}"] = vars(sees(vlm, kind, scenes, observer))
     thought = right(some, [t[0] for t in asked(vlm, some, "plain-worked", once, 1, observer)], "any-form")
     at_once = right(some, [t[0] for t in asked(vlm, some, "plain", once, 2, observer)], "any-form")
     pays = paired(thought, at_once, [""] * items)

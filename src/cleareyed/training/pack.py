@@ -1,5 +1,6 @@
 """Batches for pretraining: an image, and behind it several turns that see the image and themselves, not each other."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from cleareyed.models.build import special_token_ids
 from cleareyed.models.vlm import VLM
 from cleareyed.tasks.scenes.render import render
+from cleareyed.tasks.scenes.world import RADII, SIDE, Scene
 from cleareyed.training.corpus import STYLES, draw_page
 
 LEAD_WEIGHT = 0.1
@@ -28,6 +30,9 @@ class Packed:
     weights: torch.Tensor  # (B, T): its weight in the loss, 0 where there is none
     pixels: torch.Tensor  # (patches of all images, values)
     grid: torch.Tensor  # (B, 3)
+    names: (
+        torch.Tensor
+    )  # (image tokens of all images, 2): ids of colour and shape of what stands there, END if nothing
     turns: int
 
 
@@ -38,10 +43,11 @@ def draw_batch(vlm: VLM, mixture: dict[str, float], images: int, budget: int, se
     odds = np.array([mixture[name] for name in names])
     odds = odds / odds.sum()
     eos = vlm.eos_ids[0]
-    pictures, rows = [], []
+    pictures, scenes, rows = [], [], []
     for _ in range(images):
         page = draw_page(rng)
         pictures.append(render(page.scene))
+        scenes.append(page.scene)
         turns: list[tuple[list[int], list[int]]] = []
         length = misses = 0
         while misses < MISSES:
@@ -55,7 +61,8 @@ def draw_batch(vlm: VLM, mixture: dict[str, float], images: int, budget: int, se
             length += len(lead) + len(body)
         rows.append(turns)
     features = vlm.image_processor(pictures, return_tensors="pt")
-    return _pack(vlm, rows, features["pixel_values"], features["image_grid_thw"])
+    grid = features["image_grid_thw"]
+    return _pack(vlm, rows, features["pixel_values"], grid, names_by_place(vlm, scenes, grid[0]))
 
 
 def _prefix(vlm: VLM, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -74,7 +81,32 @@ def _prefix(vlm: VLM, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, i
     return ids, torch.cat([ends[0], image, ends[1]], dim=1), after + 1
 
 
-def _pack(vlm: VLM, rows: list[list[tuple[list[int], list[int]]]], pixels: torch.Tensor, grid: torch.Tensor) -> Packed:
+def names_by_place(vlm: VLM, scenes: Sequence[Scene], grid: torch.Tensor) -> torch.Tensor:
+    """What stands in the part of the picture that each image token covers: (images * tokens, 2) token ids.
+
+    The two are colour and shape of the object whose middle lies there, the nearest if there are several; the ending
+    token, twice, if there is none. `grid` (3,) is that of every image.
+    """
+    merge = vlm.image_processor.merge_size
+    height, width = int(grid[1]) // merge, int(grid[2]) // merge
+    places = torch.full((len(scenes), height * width, 2), vlm.eos_ids[0])
+    for number, scene in enumerate(scenes):
+        for thing in sorted(scene.things, key=lambda t: -t.z):
+            column, row, _ = scene.camera.project(thing.x, RADII[thing.size], thing.z)
+            down = min(max(int(row * height / SIDE), 0), height - 1)
+            across = min(max(int(column * width / SIDE), 0), width - 1)
+            words = [vlm.tokenizer(f" {word}")["input_ids"][0] for word in (thing.colour, thing.shape)]
+            places[number, down * width + across] = torch.tensor(words)
+    return places.reshape(-1, 2)
+
+
+def _pack(
+    vlm: VLM,
+    rows: list[list[tuple[list[int], list[int]]]],
+    pixels: torch.Tensor,
+    grid: torch.Tensor,
+    names: torch.Tensor,
+) -> Packed:
     prefix_ids, prefix_positions, start = _prefix(vlm, grid[0])
     p = len(prefix_ids)
     total = p + max(sum(len(lead) + len(body) for lead, body in turns) for turns in rows)
@@ -103,4 +135,4 @@ def _pack(vlm: VLM, rows: list[list[tuple[list[int], list[int]]]], pixels: torch
     image = (owner == 0)[:, None, :]  # (B, 1, T)
     visible = (earlier & (same | image))[:, None]  # (B, 1, T, T)
     turns_total = sum(len(turns) for turns in rows)
-    return Packed(ids, positions, visible, targets, weights, pixels, grid, turns_total)
+    return Packed(ids, positions, visible, targets, weights, pixels, grid, names, turns_total)

@@ -12,7 +12,7 @@ from cleareyed.models.build import new_vlm
 from cleareyed.models.save import save_vlm, settle_folder
 from cleareyed.models.vlm import VLM
 from cleareyed.recipe import PretrainRecipe
-from cleareyed.records.run import RunFolder, append_metrics, create_run, open_run, truncate_after
+from cleareyed.records.run import append_metrics, create_run, open_run, truncate_after
 from cleareyed.training.checkpoints import STATE, TrainState, load_checkpoint, save_checkpoint
 from cleareyed.training.corpus import STYLES, draw_page
 from cleareyed.training.loop import Clock, adamw, learning_rate
@@ -24,6 +24,7 @@ TOKENIZER_PAGES = 3000
 """Scenes whose texts, one of every style, the tokenizer is learnt from."""
 LOOK_EVERY = 250
 LOOK_IMAGES = 24
+EMPTY_WEIGHT = 0.1
 
 
 def pretrain(recipe: PretrainRecipe, folder: Path, resume: bool, observer: Observer) -> None:
@@ -59,7 +60,11 @@ def pretrain(recipe: PretrainRecipe, folder: Path, resume: bool, observer: Obser
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.zero_grad()
-            loss = batch_loss(vlm, batch)
+            with torch.autocast(vlm.device.type, torch.bfloat16):
+                features = image_features(vlm, batch)
+                names = names_loss(vlm, batch, features)
+                text = text_loss(vlm, batch, features) if step > recipe.vision_steps else names.new_zeros(())
+                loss = text + recipe.names_weight * names
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.optimizer.max_grad_norm)
             if not torch.isfinite(norm):
@@ -67,7 +72,13 @@ def pretrain(recipe: PretrainRecipe, folder: Path, resume: bool, observer: Obser
             optimizer.step()
         tokens = int((batch.weights > 0).sum())
         state = TrainState(step, state.samples + batch.turns, state.tokens + tokens)
-        metrics = {"loss": loss.item(), "grad_norm": norm.item(), "lr": lr, "turns": state.samples}
+        metrics = {
+            "loss": text.item(),
+            "names_loss": names.item(),
+            "grad_norm": norm.item(),
+            "lr": lr,
+            "turns": state.samples,
+        }
         if step % LOOK_EVERY == 0 or step == recipe.steps:
             metrics |= look(vlm, recipe)
         row = {"step": step, **metrics, "tokens": state.tokens, **clock.metrics()}
@@ -91,28 +102,46 @@ def start_vlm(recipe: PretrainRecipe) -> VLM:
     return vlm
 
 
-def body_logits(vlm: VLM, batch: Packed) -> torch.Tensor:
-    """Logits (M, V) fp32 at the M positions of the batch whose weight is not 0, under bf16 autocast."""
+def image_features(vlm: VLM, batch: Packed) -> torch.Tensor:
+    """What the language model is given for the batch's images: (image tokens, D)."""
     model: Any = vlm.model
-    with torch.autocast(vlm.device.type, torch.bfloat16):
-        embeds = model.get_input_embeddings()(batch.ids)  # (B, T, D)
-        features = torch.cat(tuple(model.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output))
-        places = (batch.ids == vlm.image_token_id)[..., None]  # (B, T, 1)
-        states = model.model.language_model(
-            inputs_embeds=embeds.masked_scatter(places, features.to(embeds.dtype)),
-            attention_mask={"full_attention": batch.visible},
-            position_ids=batch.positions,
-            use_cache=False,
-        ).last_hidden_state  # (B, T, D)
-        logits: torch.Tensor = model.lm_head(states[batch.weights > 0])
+    return torch.cat(tuple(model.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output))
+
+
+def body_logits(vlm: VLM, batch: Packed, features: torch.Tensor) -> torch.Tensor:
+    """Logits (M, V) fp32 at the M positions of the batch whose weight is not 0."""
+    model: Any = vlm.model
+    embeds = model.get_input_embeddings()(batch.ids)  # (B, T, D)
+    places = (batch.ids == vlm.image_token_id)[..., None]  # (B, T, 1)
+    states = model.model.language_model(
+        inputs_embeds=embeds.masked_scatter(places, features.to(embeds.dtype)),
+        attention_mask={"full_attention": batch.visible},
+        position_ids=batch.positions,
+        use_cache=False,
+    ).last_hidden_state  # (B, T, D)
+    logits: torch.Tensor = model.lm_head(states[batch.weights > 0])
     return logits.float()
 
 
-def batch_loss(vlm: VLM, batch: Packed) -> torch.Tensor:
+def text_loss(vlm: VLM, batch: Packed, features: torch.Tensor) -> torch.Tensor:
     """Cross-entropy (nats) over the batch's tokens, weighted mean."""
     counted = batch.weights > 0
-    losses = torch.nn.functional.cross_entropy(body_logits(vlm, batch), batch.targets[counted], reduction="none")
+    logits = body_logits(vlm, batch, features)
+    losses = torch.nn.functional.cross_entropy(logits, batch.targets[counted], reduction="none")
     weights = batch.weights[counted]
+    return (losses * weights).sum() / weights.sum()
+
+
+def names_loss(vlm: VLM, batch: Packed, features: torch.Tensor) -> torch.Tensor:
+    """Each image token, read through the (tied) word embeddings, shall name colour and shape of what stands there.
+
+    Cross-entropy (nats), mean over the two words; places where nothing stands weigh EMPTY_WEIGHT.
+    """
+    model: Any = vlm.model
+    logprobs = torch.log_softmax(model.lm_head(features).float(), dim=1)  # (image tokens, V)
+    losses = -logprobs.gather(1, batch.names).mean(dim=1)  # (image tokens,)
+    empty = batch.names[:, 0] == vlm.eos_ids[0]
+    weights = torch.where(empty, EMPTY_WEIGHT, 1.0)
     return (losses * weights).sum() / weights.sum()
 
 
@@ -124,6 +153,7 @@ def look(vlm: VLM, recipe: PretrainRecipe) -> dict[str, float]:
         batch = draw_batch(vlm, {style: 1.0}, LOOK_IMAGES, recipe.tokens_per_image, (recipe.seed, 2, number))
         counted = batch.weights > 0
         body = batch.weights[counted] == 1.0
-        guesses = body_logits(vlm, batch).argmax(dim=1)
+        with torch.autocast(vlm.device.type, torch.bfloat16):
+            guesses = body_logits(vlm, batch, image_features(vlm, batch)).argmax(dim=1)
         found[f"right/{style}"] = (guesses == batch.targets[counted])[body].float().mean().item()
     return found

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cleareyed.tasks.prompts import offer
 from cleareyed.tasks.scenes.world import COLOURS, PLURALS, SHAPES, Kind, Scene, Thing, draw_scene
 
 SKILLS = ("Count", "Relation", "Depth", "Distance")
@@ -134,8 +135,7 @@ def draw_question(rng: np.random.Generator, kind: Kind, skill: str) -> tuple[Sce
 
 def sat_wording(question: Question) -> str:
     """The question as SAT's data asks it (VisualThinker, its code): choices in the text, no letters."""
-    *head, last = question.choices
-    return f"Answer in natural language. {question.text} Choose between the following options: {', '.join(head)} or {last}"
+    return f"Answer in natural language. {offer(question.text, question.choices)}"
 
 
 def cvbench_wording(question: Question) -> str:
