@@ -41,6 +41,8 @@ def test_working_compares_right_and_ends_in_the_answer():
         assert text.endswith(f"so {question.answer}")
         for a, sign, b in re.findall(r"(\d+) ([<>]) (\d+)", text):
             assert (int(a) < int(b)) == (sign == "<")
+        for a, sign, b in re.findall(r"([a-j]) ([<>]) ([a-j])", text):
+            assert (a < b) == (sign == "<")
         for a, b, c in re.findall(r"(\d+) \+ (\d+) = (\d+)", text):
             assert int(a) + int(b) == int(c)
 

@@ -92,5 +92,5 @@ def test_the_gates_run_and_a_random_model_fails_them():
 
 
 def test_a_list_is_read_line_by_line():
-    assert LINE.match("1. red cube x 3 z 5").groups() == ("red cube", "3", "5")
-    assert LINE.match("1. red cube x 3 z 5 and more") is None
+    assert LINE.match("1. red cube c 5").groups() == ("red cube", "c", "5")
+    assert LINE.match("1. red cube c 5 and more") is None

@@ -1,12 +1,12 @@
 """The text that the embedded base model reads: loose writing about scenes, of the kinds a web corpus mixes.
 
 A turn is a lead (what is asked or begun) and a body (what follows). Turns about one image do not see each other.
-Places are written as cells: x from left to right, z from near to far, 0 to 9 each.
+Places are written as on a chess board: a column a to j from left to right, a row 0 to 9 from near to far.
 """
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -89,10 +89,14 @@ def in_order(things: tuple[Thing, ...], axis: str = "x") -> list[Thing]:
     return sorted(things, key=lambda t: t.x if axis == "x" else t.z)
 
 
-def _slipped(rng: np.random.Generator, value: int) -> int:
-    """A wrong first look at a cell: off by one to three."""
-    wrong = [v for v in range(max(0, value - 3), min(9, value + 3) + 1) if v != value]
-    return int(wrong[int(rng.integers(len(wrong)))])
+def _slipped(rng: np.random.Generator, thing: Thing) -> Thing:
+    """A wrong first look at a place: off by one to three cells each way."""
+
+    def off(value: int) -> int:
+        wrong = [v for v in range(max(0, value - 3), min(9, value + 3) + 1) if v != value]
+        return int(wrong[int(rng.integers(len(wrong)))])
+
+    return replace(thing, x=off(thing.cell[0]) + 0.5, z=off(thing.cell[1]) + 0.5)
 
 
 def _wait(rng: np.random.Generator) -> str:
@@ -104,14 +108,13 @@ def working(rng: np.random.Generator, question: Question, slip: bool = False) ->
     things = question.things
     wrong = int(rng.integers(len(things))) if slip else -1
 
-    def place(index: int, axes: str) -> str:
+    def look(index: int, part: str) -> str:
+        """An object with its `place`, `column` or `row`."""
         thing = things[index]
-        cell = dict(zip("xz", thing.cell, strict=True))
-        right = " ".join(f"{a} {cell[a]}" for a in axes)
+        right = f"{thing.name} {getattr(thing, part)}"
         if index != wrong:
-            return f"{thing.name} {right}"
-        first = " ".join(f"{a} {_slipped(rng, cell[a])}" for a in axes)
-        return f"{thing.name} {first}, {_wait(rng)} {thing.name} {right}"
+            return right
+        return f"{thing.name} {getattr(_slipped(rng, thing), part)}, {_wait(rng)} {right}"
 
     if question.skill == "Count":
         listed = [f"{i} {t.name}" for i, t in enumerate(in_order(things), start=1)]
@@ -119,18 +122,18 @@ def working(rng: np.random.Generator, question: Question, slip: bool = False) ->
             return f"{', '.join(listed[:-1])}, so {len(listed) - 1}, {_wait(rng)} {listed[-1]}, so {question.answer}"
         return f"{', '.join(listed)}, so {question.answer}"
     if question.skill == "Distance":
-        parts, sums = [place(0, "xz")], []
+        parts, sums = [look(0, "place")], []
         x, z = things[0].cell
         for i in (1, 2):
             across, along = abs(things[i].cell[0] - x), abs(things[i].cell[1] - z)
-            parts.append(f"{place(i, 'xz')}, {across} + {along} = {across + along}")
+            parts.append(f"{look(i, 'place')}, {across} + {along} = {across + along}")
             sums.append(cells_apart(things[0], things[i]))
         sign = "<" if sums[0] < sums[1] else ">"
         return f"{'. '.join(parts)}. {sums[0]} {sign} {sums[1]}, so {question.answer}"
-    axis = "x" if question.skill == "Relation" else "z"
-    first, second = (dict(zip("xz", t.cell, strict=True))[axis] for t in things)
+    part = "column" if question.skill == "Relation" else "row"
+    first, second = (getattr(thing, part) for thing in things)
     sign = "<" if first < second else ">"
-    return f"{place(0, axis)}, {place(1, axis)}. {first} {sign} {second}, so {question.answer}"
+    return f"{look(0, part)}, {look(1, part)}. {first} {sign} {second}, so {question.answer}"
 
 
 # -- styles -----------------------------------------------------------------------------------------------------
@@ -139,7 +142,7 @@ def working(rng: np.random.Generator, question: Question, slip: bool = False) ->
 def style_list(rng: np.random.Generator, page: Page) -> Turn:
     axis = "x" if rng.random() < 0.6 else "z"
     order = "left to right" if axis == "x" else "near to far"
-    lines = [f"{i}. {t.name} x {t.cell[0]} z {t.cell[1]}" for i, t in enumerate(in_order(page.scene.things, axis), 1)]
+    lines = [f"{i}. {t.name} {t.place}" for i, t in enumerate(in_order(page.scene.things, axis), 1)]
     return Turn(f"Objects from {order}:\n", "\n".join(lines))
 
 
@@ -147,23 +150,23 @@ def style_where(rng: np.random.Generator, page: Page) -> Turn:
     things = [page.scene.things[i] for i in rng.permutation(len(page.scene.things))[:2]]
     lead = _one(rng, "Where is the {}?", "Place of the {}:")
     first, *rest = things
-    follow = "".join(f"\n{lead.format(t.name)} x {t.cell[0]} z {t.cell[1]}" for t in rest)
-    return Turn(lead.format(first.name), f" x {first.cell[0]} z {first.cell[1]}{follow}")
+    follow = "".join(f"\n{lead.format(t.name)} {t.place}" for t in rest)
+    return Turn(lead.format(first.name), f" {first.place}{follow}")
 
 
 def style_markup(rng: np.random.Generator, page: Page) -> Turn:
     things = in_order(page.scene.things)
     if rng.random() < 0.5:
         return Turn("<ul>\n", "\n".join([*(f"<li>{t.size} {t.name}</li>" for t in things), "</ul>"]))
-    lines = [f"| {t.name} | {t.cell[0]} | {t.cell[1]} |" for t in things]
-    return Turn("| object | x | z |\n", "\n".join(lines))
+    lines = [f"| {t.name} | {t.column} | {t.row} |" for t in things]
+    return Turn("| object | column | row |\n", "\n".join(lines))
 
 
 def style_code(rng: np.random.Generator, page: Page) -> Turn:
     things = in_order(page.scene.things)
     if rng.random() < 0.5:
         return Turn("objects = ", json.dumps([t.name for t in things]))
-    return Turn("scene = ", json.dumps([{"name": t.name, "x": t.cell[0], "z": t.cell[1]} for t in things]))
+    return Turn("scene = ", json.dumps([{"name": t.name, "place": t.place} for t in things]))
 
 
 def style_prose(rng: np.random.Generator, page: Page) -> Turn:

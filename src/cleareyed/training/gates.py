@@ -23,7 +23,7 @@ from cleareyed.tasks.scenes.world import BENCH, TRAIN, Kind, draw_scene
 from cleareyed.tasks.task import Sample, Task
 from cleareyed.training.observe import Observer
 
-LINE = re.compile(r"^\d+\. (\w+ \w+) x (\d) z (\d)$")
+LINE = re.compile(r"^\d+\. (\w+ \w+) ([a-j]) (\d)$")
 BATCH = 64
 SCENES_SEED = 9
 """Scenes of the first gate are drawn from this seed: neither pretraining nor any split has it."""
@@ -50,7 +50,7 @@ def sees(vlm: VLM, kind: Kind, scenes: int, observer: Observer) -> Seen:
     order = {"x": [0, 0], "z": [0, 0]}
     for scene, text in zip(drawn, texts, strict=True):
         found = [match for line in text.splitlines() if (match := LINE.match(line))]
-        names = {match[1]: (int(match[2]), int(match[3])) for match in found}
+        names = {match[1]: (match[2], match[3]) for match in found}
         things = {thing.name: thing for thing in scene.things}
         listed += len([line for line in text.splitlines() if line.strip()])
         right += len(names.keys() & things.keys())

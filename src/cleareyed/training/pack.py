@@ -82,22 +82,22 @@ def _prefix(vlm: VLM, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, i
 
 
 def names_by_place(vlm: VLM, scenes: Sequence[Scene], grid: torch.Tensor) -> torch.Tensor:
-    """What stands in the part of the picture that each image token covers: (images * tokens, 2) token ids.
+    """What stands in the part of the picture that each image token covers: (images * tokens, 4) token ids.
 
-    The two are colour and shape of the object whose middle lies there, the nearest if there are several; the ending
-    token, twice, if there is none. `grid` (3,) is that of every image.
+    The four are colour, shape, column and row of the object whose middle lies there, the nearest if there are
+    several; the ending token, four times, if there is none. `grid` (3,) is that of every image.
     """
     merge = vlm.image_processor.merge_size
     height, width = int(grid[1]) // merge, int(grid[2]) // merge
-    places = torch.full((len(scenes), height * width, 2), vlm.eos_ids[0])
+    places = torch.full((len(scenes), height * width, 4), vlm.eos_ids[0])
     for number, scene in enumerate(scenes):
         for thing in sorted(scene.things, key=lambda t: -t.z):
             column, row, _ = scene.camera.project(thing.x, RADII[thing.size], thing.z)
             down = min(max(int(row * height / SIDE), 0), height - 1)
             across = min(max(int(column * width / SIDE), 0), width - 1)
-            words = [vlm.tokenizer(f" {word}")["input_ids"][0] for word in (thing.colour, thing.shape)]
+            words = vlm.tokenizer(f" {thing.name} {thing.place}")["input_ids"]
             places[number, down * width + across] = torch.tensor(words)
-    return places.reshape(-1, 2)
+    return places.reshape(-1, 4)
 
 
 def _pack(

@@ -133,9 +133,9 @@ def text_loss(vlm: VLM, batch: Packed, features: torch.Tensor) -> torch.Tensor:
 
 
 def names_loss(vlm: VLM, batch: Packed, features: torch.Tensor) -> torch.Tensor:
-    """Each image token, read through the (tied) word embeddings, shall name colour and shape of what stands there.
+    """Each image token, read through the (tied) word embeddings, shall name what stands there, and its place.
 
-    Cross-entropy (nats), mean over the two words; places where nothing stands weigh EMPTY_WEIGHT.
+    Cross-entropy (nats), mean over the four words; places where nothing stands weigh EMPTY_WEIGHT.
     """
     model: Any = vlm.model
     logprobs = torch.log_softmax(model.lm_head(features).float(), dim=1)  # (image tokens, V)

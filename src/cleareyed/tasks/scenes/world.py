@@ -14,6 +14,7 @@ SHAPES = ("cube", "ball", "cone", "cylinder", "ring")
 PLURALS = {"cube": "cubes", "ball": "balls", "cone": "cones", "cylinder": "cylinders", "ring": "rings"}
 RADII = {"small": 0.72, "large": 0.98}  # cells
 CELLS = 10
+COLUMNS = "abcdefghij"
 SIDE = 96  # pixels of the square image
 
 HELD_OUT = frozenset((colour, SHAPES[i % len(SHAPES)]) for i, colour in enumerate(COLOURS))
@@ -42,6 +43,20 @@ class Thing:
     @property
     def cell(self) -> tuple[int, int]:
         return int(self.x), int(self.z)
+
+    @property
+    def column(self) -> str:
+        """The cell's column as a letter, a (left) to j (right), as on a chess board."""
+        return COLUMNS[int(self.x)]
+
+    @property
+    def row(self) -> str:
+        """The cell's row as a digit, 0 (near) to 9 (far)."""
+        return str(int(self.z))
+
+    @property
+    def place(self) -> str:
+        return f"{self.column} {self.row}"
 
 
 @dataclass(frozen=True)
