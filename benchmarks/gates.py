@@ -8,6 +8,7 @@ import json
 import time
 from pathlib import Path
 
+from cleareyed.commands import set_up
 from cleareyed.console import Display
 from cleareyed.models.load import load_vlm
 from cleareyed.recipe import ModelSpec
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=500, help="samples of each split (default 500)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
+    set_up(None)
     start = time.perf_counter()
     with Display("gates") as display:
         vlm = load_vlm(ModelSpec(path=options.model))
