@@ -373,11 +373,12 @@ def test_cost_and_length_windows():
 def test_console_table(demo):
     *_, rows, _ = demo
     summary = summarise(rows)
-    console = Console(width=160, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(comparison_table({**summary, "tests": [], "cost": {"grpo": {}}}))
     text = console.export_text()
     for one in summary.values():
-        assert f"{percent(one['accuracy'])} ({percent(one['interval'][0])} to {percent(one['interval'][1])})" in text
+        low, high = one["interval"]
+        assert f"{percent(one['accuracy'])} ({100 * low:.0f}-{100 * high:.0f})" in text
     for skill in SKILLS:
         assert skill in text
 
