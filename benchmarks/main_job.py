@@ -136,7 +136,7 @@ def main() -> None:
         },
     }
     result["mcnemar_grpo_sft"] = [
-        paired([r.correct["strict"] for r in g], [r.correct["strict"] for r in s], groups).p_value
+        paired([r.correct["strict"] for r in g], [r.correct["strict"] for r in s], groups).p
         for g, s in zip(trained["grpo"], trained["sft"], strict=True)
     ]
     result["length_windows"], result["costs"] = lengths, costs

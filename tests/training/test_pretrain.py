@@ -11,7 +11,7 @@ from cleareyed.tasks.scenes.task import scenes_task
 from cleareyed.training import pretrain as module
 from cleareyed.training.gates import LINE, measure_gates
 from cleareyed.training.observe import Silent
-from cleareyed.training.pretrain import pretrain, start_vlm
+from cleareyed.training.pretrain import learn_tokenizer, pretrain, start_vlm
 
 SMALL = {
     "method": "pretrain",
@@ -84,7 +84,8 @@ def test_an_unknown_style_is_named_before_anything_is_written(tmp_path):
 
 
 def test_the_gates_run_and_a_random_model_fails_them():
-    vlm = start_vlm(PretrainRecipe(**SMALL, steps=1))
+    recipe = PretrainRecipe(**SMALL, steps=1)
+    vlm = start_vlm(recipe, learn_tokenizer(recipe))
     found = measure_gates(vlm, scenes_task("train"), scenes_task("bench"), 4, Silent(), scenes=4)
     assert found["sees/train"]["recall"] < 0.5
     assert found["paper_prompt/bench"]["format_rate"] == 0.0

@@ -29,7 +29,7 @@ PRETRAIN = Kind(
 
 WORKED = 0.6
 """Share of conversations that show working where a short answer would do."""
-FORMED = 0.2
+FORMED = 0.08
 """Share of texts opened by `<think>` that go on in the form `<think>...</think><answer>...</answer>`."""
 
 

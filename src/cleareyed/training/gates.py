@@ -125,11 +125,11 @@ def measure_gates(
         result[f"sees/{name}"] = vars(sees(vlm, kind, scenes, observer))
     thought = right(some, [t[0] for t in asked(vlm, some, "plain-worked", once, 1, observer)], "any-form")
     at_once = right(some, [t[0] for t in asked(vlm, some, "plain", once, 2, observer)], "any-form")
-    pays = paired(thought, at_once, [""] * items)
+    pays = paired(at_once, thought, [""] * items)
     result["thinking_pays"] = {
-        "thought": pays.first,
-        "at_once": pays.second,
-        "difference": pays.first - pays.second,
+        "thought": pays.second,
+        "at_once": pays.first,
+        "difference": pays.difference,
         "interval": [pays.interval.low, pays.interval.high],
         "thought_by_skill": by_skill(some, thought),
         "at_once_by_skill": by_skill(some, at_once),

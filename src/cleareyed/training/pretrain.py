@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from cleareyed.errors import InputError
 from cleareyed.models.attention import SDPA_FP32
 from cleareyed.models.build import new_vlm
-from cleareyed.models.save import save_vlm, settle_folder
+from cleareyed.models.save import replace_folder, save_vlm, settle_folder
 from cleareyed.models.vlm import VLM
 from cleareyed.recipe import PretrainRecipe
 from cleareyed.records.run import append_metrics, create_run, open_run, truncate_after
@@ -40,7 +41,10 @@ def pretrain(recipe: PretrainRecipe, folder: Path, resume: bool, observer: Obser
         if name not in STYLES:
             raise InputError(f"recipe: mixture.{name} is not a style of the corpus; choose from {', '.join(STYLES)}")
     run = open_run(folder) if resume else create_run(folder, recipe)
-    vlm = start_vlm(recipe)
+    kept = folder / "tokenizer"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(kept) if kept.is_dir() else learn_tokenizer(recipe)
+    replace_folder(lambda aside: keep_tokenizer(tokenizer, aside), kept)
+    vlm = start_vlm(recipe, tokenizer)
     parameters = list(vlm.model.parameters())
     optimizer = adamw(parameters, recipe.optimizer)
     settle_folder(run.checkpoint)
@@ -89,15 +93,25 @@ def pretrain(recipe: PretrainRecipe, folder: Path, resume: bool, observer: Obser
     save_vlm(vlm, run.final, "bf16")
 
 
-def start_vlm(recipe: PretrainRecipe) -> VLM:
-    """The random model and the tokenizer that the recipe starts from."""
+def learn_tokenizer(recipe: PretrainRecipe) -> PreTrainedTokenizerFast:
+    """The tokenizer of the recipe's corpus."""
     rng = np.random.default_rng([recipe.seed, 0, 0])
     texts = []
     for _ in range(TOKENIZER_PAGES):
         page = draw_page(rng)
         turns = [style(rng, page) for style in STYLES.values()]
         texts += [turn.lead + turn.body for turn in turns]
-    vlm = new_vlm(recipe.shape, train_tokenizer(texts, recipe.shape.vocab), recipe.seed)
+    return train_tokenizer(texts, recipe.shape.vocab)
+
+
+def keep_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the tokenizer that a run began with: resuming takes it from there, whatever became of the corpus."""
+    tokenizer.save_pretrained(folder)
+
+
+def start_vlm(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerFast) -> VLM:
+    """The random model that the recipe starts from."""
+    vlm = new_vlm(recipe.shape, tokenizer, recipe.seed)
     vlm.model.set_attn_implementation(SDPA_FP32)
     return vlm
 
