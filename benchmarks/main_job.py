@@ -37,9 +37,12 @@ def train(method: str, rate: str, seed: int, runs: Path) -> Path:
     """Train the demo's recipe without measuring the bench; nothing is done again that is done."""
     folder = runs / f"{method}-lr{rate}-seed{seed}"
     if not (folder / "report.html").is_file():
+        path = shipped_recipe(f"demo-{method}.yaml")
+        recipe = load_recipe(path, ["measure=[]", f"seed={seed}", f"optimizer.lr={rate}"])
+        assert isinstance(recipe, GrpoRecipe | SftRecipe)
         commands.train(
-            shipped_recipe(f"demo-{method}.yaml"),
-            ["measure=[]", f"seed={seed}", f"optimizer.lr={rate}"],
+            recipe,
+            path,
             folder=folder,
             resume=folder.exists(),
             data_root=None,
