@@ -25,7 +25,7 @@ from cleareyed.recipe_files import load_recipe
 from cleareyed.records.parts import compact, read_answers, write_answers
 from cleareyed.records.rows import AnswerRow
 from cleareyed.records.run import RunFolder, create_run, open_run, read_metrics
-from cleareyed.report.pages import run_report
+from cleareyed.report.pages import VALIDATION, run_report
 from cleareyed.report.summary import summarise
 from cleareyed.report.table import comparison_table
 from cleareyed.report.words import percent, percent_range
@@ -37,8 +37,6 @@ from cleareyed.tasks.task import Task
 from cleareyed.training.grpo import train_grpo
 from cleareyed.training.sft import train_sft
 
-VALIDATION = "validation"
-"""Label of the answers given during training."""
 BATCHES_BETWEEN_WRITES = 8
 """While measuring: answers are on disk after so many batches, so that an interruption loses no more."""
 FREE_WHEN_RESUMING = ("threads", "save_every", "log_tensorboard")

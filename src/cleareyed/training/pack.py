@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cleareyed.models.build import special_token_ids
-from cleareyed.models.vlm import VLM
+from cleareyed.models.encode import encode
+from cleareyed.models.vlm import VLM, EncodedPrompt
 from cleareyed.tasks.scenes.render import render
 from cleareyed.tasks.scenes.world import RADII, SIDE, Scene
 from cleareyed.training.corpus import STYLES, draw_page
@@ -62,23 +62,8 @@ def draw_batch(vlm: VLM, mixture: dict[str, float], images: int, budget: int, se
         rows.append(turns)
     features = vlm.image_processor(pictures, return_tensors="pt")
     grid = features["image_grid_thw"]
-    return _pack(vlm, rows, features["pixel_values"], grid, names_by_place(vlm, scenes, grid[0]))
-
-
-def _prefix(vlm: VLM, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Token ids (P,), positions (3, P) and the next position of one image of the given grid (3,)."""
-    special = special_token_ids(vlm.tokenizer)
-    merge = vlm.image_processor.merge_size
-    height, width = int(grid[1]) // merge, int(grid[2]) // merge
-    ids = torch.tensor(
-        [special["<|vision_start|>"], *[vlm.image_token_id] * (height * width), special["<|vision_end|>"]]
-    )
-    rows = torch.arange(height).repeat_interleave(width) + 1
-    columns = torch.arange(width).repeat(height) + 1
-    image = torch.stack([torch.ones_like(rows), rows, columns])
-    after = 1 + max(height, width)
-    ends = torch.tensor([[0], [0], [0]]), torch.full((3, 1), after)
-    return ids, torch.cat([ends[0], image, ends[1]], dim=1), after + 1
+    image = encode(vlm, "", pictures[:1])  # all pictures have one size, so one prefix stands for all
+    return _pack(vlm, image, rows, features["pixel_values"], grid, names_by_place(vlm, scenes, grid[0]))
 
 
 def names_by_place(vlm: VLM, scenes: Sequence[Scene], grid: torch.Tensor) -> torch.Tensor:
@@ -102,13 +87,13 @@ def names_by_place(vlm: VLM, scenes: Sequence[Scene], grid: torch.Tensor) -> tor
 
 def _pack(
     vlm: VLM,
+    image: EncodedPrompt,
     rows: list[list[tuple[list[int], list[int]]]],
     pixels: torch.Tensor,
     grid: torch.Tensor,
     names: torch.Tensor,
 ) -> Packed:
-    prefix_ids, prefix_positions, start = _prefix(vlm, grid[0])
-    p = len(prefix_ids)
+    p, start = len(image.ids), image.next_position
     total = p + max(sum(len(lead) + len(body) for lead, body in turns) for turns in rows)
     b = len(rows)
     ids = torch.full((b, total), vlm.eos_ids[0])
@@ -116,7 +101,7 @@ def _pack(
     owner = torch.full((b, total), -1)  # which turn a token belongs to; -1 padding, 0 the image
     targets = torch.zeros(b, total, dtype=torch.long)
     weights = torch.zeros(b, total)
-    ids[:, :p], positions[:, :, :p], owner[:, :p] = prefix_ids, prefix_positions[:, None], 0
+    ids[:, :p], positions[:, :, :p], owner[:, :p] = image.ids, image.positions[:, None], 0
     for row, turns in enumerate(rows):
         at = p
         for number, (lead, body) in enumerate(turns, start=1):
@@ -132,7 +117,7 @@ def _pack(
             at += len(text)
     earlier = torch.ones(total, total, dtype=torch.bool).tril()
     same = owner[:, :, None] == owner[:, None, :]  # (B, T, T)
-    image = (owner == 0)[:, None, :]  # (B, 1, T)
-    visible = (earlier & (same | image))[:, None]  # (B, 1, T, T)
+    pictured = (owner == 0)[:, None, :]  # (B, 1, T)
+    visible = (earlier & (same | pictured))[:, None]  # (B, 1, T, T)
     turns_total = sum(len(turns) for turns in rows)
     return Packed(ids, positions, visible, targets, weights, pixels, grid, names, turns_total)

@@ -42,8 +42,11 @@ def pretrain(recipe: PretrainRecipe, folder: Path, resume: bool, observer: Obser
             raise InputError(f"recipe: mixture.{name} is not a style of the corpus; choose from {', '.join(STYLES)}")
     run = open_run(folder) if resume else create_run(folder, recipe)
     kept = folder / "tokenizer"
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(kept) if kept.is_dir() else learn_tokenizer(recipe)
-    replace_folder(lambda aside: keep_tokenizer(tokenizer, aside), kept)
+    settle_folder(kept)
+    if not kept.is_dir():  # resuming takes the tokenizer that the run began with, whatever became of the corpus
+        learnt = learn_tokenizer(recipe)
+        replace_folder(lambda aside: _save(learnt, aside), kept)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
     vlm = start_vlm(recipe, tokenizer)
     parameters = list(vlm.model.parameters())
     optimizer = adamw(parameters, recipe.optimizer)
@@ -104,8 +107,7 @@ def learn_tokenizer(recipe: PretrainRecipe) -> PreTrainedTokenizerFast:
     return train_tokenizer(texts, recipe.shape.vocab)
 
 
-def keep_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the tokenizer that a run began with: resuming takes it from there, whatever became of the corpus."""
+def _save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
