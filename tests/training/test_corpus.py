@@ -53,6 +53,31 @@ def test_pages_show_no_held_out_pair():
         assert not {(t.colour, t.shape) for t in draw_page(rng).scene.things} & HELD_OUT
 
 
+@pytest.mark.parametrize("style", ["suppose", "notes"])
+def test_texts_name_every_pair_though_pictures_do_not(style):
+    texts = "\n".join(turn.body for turn in turns(style, 3000))
+    for colour, shape in HELD_OUT:
+        assert f"{colour} {shape}" in texts
+
+
+def test_supposed_things_are_told_with_their_new_looks_in_their_old_places():
+    rng = np.random.default_rng(6)
+    seen = 0
+    for _ in range(400):
+        page = draw_page(rng)
+        turn = STYLES["suppose"](rng, page)
+        changes = re.findall(r"Suppose the (\w+ \w+) were a (\w+ \w+)\.", turn.lead)
+        told = dict(re.findall(r"^\d+\. (\w+ \w+) (\w \d)$", turn.body, re.M))
+        if not told:
+            continue
+        places = {thing.name: thing.place for thing in page.scene.things}
+        for old, new in changes:
+            places[new] = places.pop(old)
+        assert told == places
+        seen += 1
+    assert seen > 20
+
+
 def test_texts_opened_by_think_are_seldom_well_formed():
     found = [well_formed("<think>" + turn.body) for turn in turns("tags", 3000)]
     assert abs(np.mean(found) - FORMED) < 0.03

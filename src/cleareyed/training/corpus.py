@@ -2,6 +2,10 @@
 
 A turn is a lead (what is asked or begun) and a body (what follows). Turns about one image do not see each other.
 Places are written as on a chess board: a column a to j from left to right, a row 0 to 9 from near to far.
+
+Pictures never show the pairs of colour and shape that are held out for the bench, but texts speak of all pairs alike:
+of things as they might be (`suppose`) and of other pictures, told in words (`notes`). A model that had never read of
+a red cube would learn that there is none, and be blind to the first it sees.
 """
 
 import json
@@ -20,12 +24,15 @@ from cleareyed.tasks.scenes.questions import (
     draw_target,
     sat_wording,
 )
-from cleareyed.tasks.scenes.world import Kind, Scene, Thing, draw_scene
+from cleareyed.tasks.scenes.world import COLOURS, SHAPES, Kind, Scene, Thing, draw_scene
 
 PRETRAIN = Kind(
     things=(2, 7), heights=(18.0, 26.5), distances=(10.5, 16.5), brightness=(115, 230), lines=False, held_out=0.0
 )
 """Wider than scenes-train in objects, cameras and backgrounds; the held-out pairs and the grid stay unseen."""
+
+TOLD = replace(PRETRAIN, things=(2, 5), held_out=0.25)
+"""Scenes that are told and not shown: every pair of colour and shape about equally often."""
 
 WORKED = 0.6
 """Share of conversations that show working where a short answer would do."""
@@ -257,6 +264,41 @@ def style_tags(rng: np.random.Generator, page: Page) -> Turn:
     return Turn(lead, body)
 
 
+PLAIN: tuple[Style, ...] = (
+    style_list,
+    style_where,
+    style_markup,
+    style_code,
+    style_prose,
+    style_direct,
+    style_worked,
+    style_worked,
+)
+"""What `suppose` and `notes` go on with."""
+
+
+def style_suppose(rng: np.random.Generator, page: Page) -> Turn:
+    """One or two objects get another colour or shape in words, and the text is about the scene as it would be."""
+    things, changes = list(page.scene.things), []
+    for i in rng.permutation(len(things))[: 1 + int(rng.random() < 0.4)]:
+        old = things[i]
+        part, values = ("colour", COLOURS) if rng.random() < 0.5 else ("shape", SHAPES)
+        new = replace(old, **{part: _one(rng, *(v for v in values if v != getattr(old, part)))})
+        if new.name not in {thing.name for thing in things}:
+            things[i] = new
+            changes.append(f"Suppose the {old.name} were a {new.name}.\n")
+    turn = PLAIN[int(rng.integers(len(PLAIN)))](rng, Page(replace(page.scene, things=tuple(things)), page.target))
+    return Turn("".join(changes) + turn.lead, turn.body)
+
+
+def style_notes(rng: np.random.Generator, page: Page) -> Turn:
+    """Another scene, told in words, and a text about that one."""
+    scene = draw_scene(rng, TOLD)
+    notes = ", ".join(f"{thing.size} {thing.name} {thing.place}" for thing in scene.things)
+    turn = PLAIN[int(rng.integers(len(PLAIN)))](rng, Page(scene, ""))
+    return Turn(f"Another picture: {notes}.\n{turn.lead}", turn.body)
+
+
 STYLES: Mapping[str, Style] = {
     "list": style_list,
     "where": style_where,
@@ -268,4 +310,6 @@ STYLES: Mapping[str, Style] = {
     "correction": style_correction,
     "talk": style_talk,
     "tags": style_tags,
+    "suppose": style_suppose,
+    "notes": style_notes,
 }

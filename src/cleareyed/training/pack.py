@@ -10,7 +10,7 @@ from cleareyed.models.encode import encode
 from cleareyed.models.vlm import VLM, EncodedPrompt
 from cleareyed.tasks.scenes.render import render
 from cleareyed.tasks.scenes.world import RADII, SIDE, Scene
-from cleareyed.training.corpus import STYLES, draw_page
+from cleareyed.training.corpus import STYLES, Page, Turn, draw_page
 
 LEAD_WEIGHT = 0.1
 """Weight of the lead's tokens in the loss: what is asked is mostly chance and little can be learnt from it."""
@@ -39,31 +39,37 @@ class Packed:
 def draw_batch(vlm: VLM, mixture: dict[str, float], images: int, budget: int, seed: tuple[int, ...]) -> Packed:
     """The batch that belongs to `seed`: `images` scenes, each with turns of at most `budget` text tokens in all."""
     rng = np.random.default_rng(seed)
-    names = list(mixture)
-    odds = np.array([mixture[name] for name in names])
-    odds = odds / odds.sum()
-    eos = vlm.eos_ids[0]
     pictures, scenes, rows = [], [], []
     for _ in range(images):
         page = draw_page(rng)
         pictures.append(render(page.scene))
         scenes.append(page.scene)
-        turns: list[tuple[list[int], list[int]]] = []
-        length = misses = 0
-        while misses < MISSES:
-            turn = STYLES[names[rng.choice(len(names), p=odds)]](rng, page)
-            lead = vlm.tokenizer(turn.lead)["input_ids"]
-            body = [*vlm.tokenizer(turn.lead + turn.body)["input_ids"][len(lead) :], eos]
-            if length + len(lead) + len(body) > budget:
-                misses += 1
-                continue
-            turns.append((lead, body))
-            length += len(lead) + len(body)
-        rows.append(turns)
+        rows.append([(lead, body) for _, lead, body in draw_turns(vlm, rng, page, mixture, budget)])
     features = vlm.image_processor(pictures, return_tensors="pt")
     grid = features["image_grid_thw"]
     image = encode(vlm, "", pictures[:1])  # all pictures have one size, so one prefix stands for all
     return _pack(vlm, image, rows, features["pixel_values"], grid, names_by_place(vlm, scenes, grid[0]))
+
+
+def draw_turns(
+    vlm: VLM, rng: np.random.Generator, page: Page, mixture: dict[str, float], budget: int
+) -> list[tuple[Turn, list[int], list[int]]]:
+    """Turns about a page with their tokens, lead and body, of at most `budget` tokens in all."""
+    names = list(mixture)
+    odds = np.array([mixture[name] for name in names])
+    odds = odds / odds.sum()
+    turns: list[tuple[Turn, list[int], list[int]]] = []
+    length = misses = 0
+    while misses < MISSES:
+        turn = STYLES[names[rng.choice(len(names), p=odds)]](rng, page)
+        lead = vlm.tokenizer(turn.lead)["input_ids"]
+        body = [*vlm.tokenizer(turn.lead + turn.body)["input_ids"][len(lead) :], vlm.eos_ids[0]]
+        if length + len(lead) + len(body) > budget:
+            misses += 1
+            continue
+        turns.append((turn, lead, body))
+        length += len(lead) + len(body)
+    return turns
 
 
 def names_by_place(vlm: VLM, scenes: Sequence[Scene], grid: torch.Tensor) -> torch.Tensor:
