@@ -3,9 +3,9 @@
 Reading files and `key=value` overrides is in `cleareyed.recipe_files`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -13,6 +13,15 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraSpec(Strict):
+    """Low-rank adapters on the linear layers, without dropout (needs `pip install 'cleareyed[lora]'`)."""
+
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the language model's linear layers."""
 
 
 class ModelSpec(Strict):
@@ -26,6 +35,8 @@ class ModelSpec(Strict):
     freeze_vision: bool = False
     freeze_language: bool = False
     gradient_checkpointing: bool = False
+    lora: LoraSpec | None = None
+    """Train adapters instead of the weights."""
 
 
 class TaskSpec(Strict):
@@ -89,17 +100,55 @@ class RunSpec(Strict):
     """Torch threads; all cores if left out."""
 
 
+class LossSpec(Strict):
+    """The surrogate that GRPO descends (`cleareyed.training.losses`)."""
+
+    advantage: Literal["grpo", "dr-grpo", "rloo"] = "grpo"
+    """(r - mean) / std; r - mean; r - mean of the others."""
+    aggregate: Literal["sequence", "token", "constant"] = "sequence"
+    """Mean over each completion's tokens, then over completions; over all tokens (DAPO); over `sampling.max_tokens`
+    places for each completion, however long it is (Dr. GRPO)."""
+    ratio: Literal["token", "sequence"] = "token"
+    """New to old probability of each token, or the geometric mean over the completion (GSPO)."""
+    clip_low: NonNegative = 0.2
+    clip_high: NonNegative = 0.2
+    clip_ceiling: Annotated[float, Field(gt=1)] | None = None
+    """Two-sided clipping: no ratio counts as more than this, for bad completions either."""
+    kl: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of the divergence that `beta` weighs."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "classic": {"beta": 0.04, "loss": {"aggregate": "sequence", "clip_low": 0.2, "clip_high": 0.2}},
+    "modern": {"beta": 0.0, "loss": {"aggregate": "token", "clip_low": 0.2, "clip_high": 0.28}},
+}
+"""What a preset sets where the recipe is silent: GRPO as the paper ran it, and as most run it today (DAPO)."""
+
+
 class GrpoRecipe(RunSpec):
     method: Literal["grpo"]
+    preset: Literal["classic", "modern"] = "classic"
     task: TaskSpec
     prompt: str = "base"
     prompts_per_step: Positive = 8
     micro_prompts: Positive | None = None
-    """Prompts (with their groups) per forward and backward; all of a step's if left out."""
+    """Prompts whose graphs are held at a time. All of a step's if left out, which also spares running them again
+    for the update after the rollouts."""
+    micro_tokens: Positive = 16384
+    """Most completion tokens per forward and backward, unless one completion alone has more."""
     sampling: SamplingSpec = SamplingSpec()
     rewards: tuple[RewardSpec, ...] = (RewardSpec(function="accuracy"), RewardSpec(function="format"))
+    loss: LossSpec = LossSpec()
     beta: NonNegative = 0.04
     """Weight of the KL penalty; 0 loads no reference model."""
+    updates: Positive = 1
+    """Updates on each batch of rollouts; from the second on they are off-policy, and the ratios are clipped."""
+    refills: Annotated[int, Field(ge=0)] = 0
+    """Dynamic sampling: so many times at most, groups without signal are replaced by those of new prompts."""
+    mask_truncated: bool = False
+    """Leave completions that were cut off at `sampling.max_tokens` out of the loss and its normalisation."""
+    importance_cap: Annotated[float, Field(gt=0)] | None = None
+    """Weigh each token by min(this, trained / sampled probability): for rollouts of an engine that is not ours."""
     max_prompt_tokens: Positive = 1024
     eval_every: Annotated[int, Field(ge=0)] = 0
     """0: never during training."""
@@ -107,6 +156,15 @@ class GrpoRecipe(RunSpec):
     """What `eval_every` measures; the best checkpoint is kept by its accuracy."""
     measure: tuple[EvalSpec, ...] = ()
     """Measured before training and after it, for the report."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, data: Any) -> Any:
+        preset = PRESETS.get(data.get("preset", "classic")) if isinstance(data, dict) else None
+        if preset is None:
+            return data
+        loss = data.get("loss", {})
+        return {**preset, **data, "loss": {**preset["loss"], **loss} if isinstance(loss, dict) else loss}
 
 
 class SftRecipe(RunSpec):
