@@ -160,11 +160,19 @@ class GrpoRecipe(RunSpec):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, data: Any) -> Any:
-        preset = PRESETS.get(data.get("preset", "classic")) if isinstance(data, dict) else None
+        preset = PRESETS.get(str(data.get("preset", "classic"))) if isinstance(data, dict) else None
         if preset is None:
             return data
         loss = data.get("loss", {})
-        return {**preset, **data, "loss": {**preset["loss"], **loss} if isinstance(loss, dict) else loss}
+        filled = {**preset, **data, "loss": {**preset["loss"], **loss} if isinstance(loss, dict) else loss}
+        return _with_tuples(filled)
+
+
+def _with_tuples(value: Any) -> Any:
+    """Lists as the tuples that the fields hold: what has passed a validator in Python is no longer read as JSON."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 class SftRecipe(RunSpec):
