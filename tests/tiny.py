@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from cleareyed.models import attention
 from cleareyed.models.build import new_vlm
 from cleareyed.models.vlm import VLM
 from cleareyed.recipe import ShapeSpec
@@ -71,7 +72,7 @@ def tiny_qwen2_5_vl(seed: int = 0) -> VLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration._from_config(
-            config, attn_implementation="sdpa", dtype=torch.float32
+            config, attn_implementation=attention.NAME, dtype=torch.float32
         )
     model.generation_config = vlm.model.generation_config
     return _spread(replace(vlm, model=model), seed)

@@ -1,12 +1,18 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import picture, tiny_qwen2_5_vl, tiny_qwen2_vl
 
+from cleareyed.errors import InputError
 from cleareyed.models import forward
 from cleareyed.models.encode import encode
 from cleareyed.models.forward import (
     checkpoint_blocks,
     continuation_logprobs,
+    cut,
+    image_features,
+    join,
     plain_logprobs,
     prompt_logprobs,
     run_prefix,
@@ -65,6 +71,97 @@ def test_logprobs_and_gradients_are_those_of_the_plain_forward(build, temperatur
         assert (shared[name] - gradient).norm() < 1e-5 * gradient.norm(), name
 
 
+@pytest.mark.parametrize("build", FAMILIES)
+@pytest.mark.parametrize("group", [2, 16])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_split_completions_gather_their_gradients_behind_one_run_of_the_prompts(build, group, checkpointing):
+    """Three micro-batches behind one run of prompts and images: gradients as if nothing was split."""
+    vlm = build()
+    if checkpointing:
+        checkpoint_blocks(vlm.model)
+    prompts = batch(vlm)[0]
+    rows = torch.arange(len(prompts)).repeat_interleave(group)
+    generator = torch.Generator().manual_seed(7)
+    lengths = torch.randint(1, 8, (len(rows),), generator=generator)
+    ids = torch.randint(8, 300, (len(rows), 7), generator=generator)
+    mask = torch.arange(7) < lengths[:, None]
+    weights = torch.randn(ids.shape, generator=generator) * mask
+    logprobs, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
+    whole = gradients(vlm, (logprobs * weights).sum())
+
+    vlm.model.zero_grad()
+    prefix = run_prefix(vlm, prompts)
+    leaves = cut(prefix)
+    for part in torch.randperm(len(rows), generator=generator).chunk(3):
+        logprobs, _ = continuation_logprobs(vlm, leaves, rows[part], ids[part], mask[part])
+        (logprobs * weights[part]).sum().backward()
+    join(prefix, leaves)
+    for name, parameter in vlm.model.named_parameters():
+        assert (parameter.grad - whole[name]).norm() < 1e-5 * whole[name].norm(), name
+
+
+def test_completions_that_are_one_token_long_need_no_run_of_their_own():
+    vlm = tiny_qwen2_vl()
+    prompts, rows, ids, mask, _ = batch(vlm)
+    one = mask.clone()
+    one[:, 1:] = False
+    logprobs, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, one)
+    full, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
+    assert torch.equal(logprobs[:, 0], full[:, 0]) and (logprobs[:, 1:] == 0).all()
+
+
+def test_the_padded_road_that_other_devices_take_agrees(monkeypatch):
+    vlm = tiny_qwen2_vl()
+    prompts, rows, ids, mask, weights = batch(vlm)
+    packed, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
+    expected = gradients(vlm, (packed * weights).sum())
+    monkeypatch.setattr(forward, "_packed_states", forward._padded_states)
+    padded, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
+    assert torch.allclose(packed, padded, atol=1e-5)
+    for name, gradient in gradients(vlm, (padded * weights).sum()).items():
+        assert (gradient - expected[name]).norm() < 1e-5 * expected[name].norm(), name
+
+
+@pytest.mark.parametrize("build", FAMILIES)
+def test_frozen_language_lets_gradients_through_to_the_vision_tower(build):
+    vlm = build()
+    prompts, rows, ids, mask, weights = batch(vlm)
+    free = gradients(vlm, (continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)[0] * weights).sum())
+    vlm.model.zero_grad(set_to_none=True)
+    vlm.model.requires_grad_(False)
+    vlm.model.model.visual.requires_grad_(True)
+    prefix = run_prefix(vlm, prompts)
+    leaves = cut(prefix)
+    (continuation_logprobs(vlm, leaves, rows, ids, mask)[0] * weights).sum().backward()
+    join(prefix, leaves)
+    for name, parameter in vlm.model.named_parameters():
+        if "visual" in name:
+            assert (parameter.grad - free[name]).norm() < 1e-5 * free[name].norm(), name
+        else:
+            assert parameter.grad is None
+
+
+def test_given_features_spare_the_vision_tower():
+    vlm = tiny_qwen2_vl()
+    vlm.model.model.visual.requires_grad_(False)
+    prompts, rows, ids, mask, _ = batch(vlm)
+    expected, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
+    features = image_features(vlm, prompts)
+    assert not any(part.requires_grad for part in features.values())
+    vlm.model.model.visual.forward = None
+    found, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts[:3], features), rows[:6], ids[:6], mask[:6])
+    assert torch.allclose(found, expected[:6], atol=1e-6)
+
+
+def test_image_tokens_without_an_image_are_an_error():
+    vlm = tiny_qwen2_vl()
+    prompts = batch(vlm)[0]
+    broken = replace(prompts[1], ids=torch.cat([prompts[1].ids, torch.tensor([vlm.image_token_id])]))
+    broken = replace(broken, positions=torch.cat([broken.positions, broken.positions[:, -1:] + 1], dim=1))
+    with pytest.raises(InputError, match=r"prompt 2 of 2: \d+ image tokens, but its images make \d+ features"):
+        run_prefix(vlm, [prompts[0], broken])
+
+
 def test_checkpointing_runs_blocks_again_and_leaves_the_model_as_it_was():
     vlm = tiny_qwen2_vl()
     checkpoint_blocks(vlm.model)
@@ -90,7 +187,7 @@ def test_each_image_and_each_prompt_is_run_once(monkeypatch):
     prefix = run_prefix(vlm, prompts)
     continuation_logprobs(vlm, prefix, rows, ids, mask)
     assert patches == [sum(len(prompt.pixels) for prompt in prompts[:3])]
-    assert tokens == [(5, max(len(prompt.ids) for prompt in prompts)), (9, 6)]
+    assert tokens == [(5, max(len(prompt.ids) for prompt in prompts)), (1, int(mask[:, 1:].sum()))]  # no padding
     assert torch.allclose(prefix.hidden[0], prefix.hidden[4], atol=1e-6)
 
 

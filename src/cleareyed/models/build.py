@@ -4,6 +4,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from cleareyed.models import attention
 from cleareyed.models.vlm import VLM
 from cleareyed.recipe import ShapeSpec
 
@@ -76,7 +77,9 @@ def new_vlm(shape: ShapeSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = qwen2_vl_config(shape, tokenizer)
-        model = Qwen2VLForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        model = Qwen2VLForConditionalGeneration._from_config(
+            config, attn_implementation=attention.NAME, dtype=torch.float32
+        )
     ids = special_token_ids(tokenizer)
     model.generation_config.eos_token_id = [ids[END], ids["<|im_end|>"]]
     model.generation_config.pad_token_id = ids[END]

@@ -5,9 +5,9 @@ flow back through the cache into the prompt and its images, so that the result i
 prompt-completion pair by itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,16 @@ from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from cleareyed.errors import InputError
+from cleareyed.models.attention import Behind, lay_out
 from cleareyed.models.vlm import VLM, EncodedPrompt
 
 CHUNK_FLOATS = 2**25
 """Most logits held at once: this many float32 numbers, 128 MB."""
+
+
+Features = Mapping[int, Tensor]
+"""Of the images of each prompt, by the id of its `pixels`: (image tokens, D)."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,14 @@ def precision(vlm: VLM) -> torch.autocast:
     return torch.autocast(vlm.device.type, torch.bfloat16, enabled=vlm.autocast)
 
 
-def run_prefix(vlm: VLM, prompts: Sequence[EncodedPrompt]) -> Prefix:
+def run_prefix(vlm: VLM, prompts: Sequence[EncodedPrompt], features: Features | None = None) -> Prefix:
     """Run the vision tower once over the distinct images and the language model once over the prompts.
 
-    Prompts that hold the same `pixels` tensor share one run of the vision tower. Takes B prompts of up to P tokens;
-    builds a graph where gradients are on and there are parameters to train.
+    Prompts that hold the same `pixels` tensor share one run of the vision tower; with `features`, it is not run at
+    all. Takes B prompts of up to P tokens; builds a graph where gradients are on and there are parameters to train.
+
+    Raises:
+        InputError: a prompt whose image tokens are not as many as its images' features.
     """
     device, length = vlm.device, max(len(prompt.ids) for prompt in prompts)
     ids = torch.zeros(len(prompts), length, dtype=torch.int64)
@@ -84,13 +93,16 @@ def run_prefix(vlm: VLM, prompts: Sequence[EncodedPrompt]) -> Prefix:
 
     with precision(vlm), _checkpointed(vlm):
         embeds = vlm.model.get_input_embeddings()(ids)  # (B, P, D)
-        features = _image_features(vlm, prompts)
-        if features is not None:
+        if features is None:
+            features = image_features(vlm, prompts)
+        if features:
+            _check_features(vlm, prompts, features)
+            seen = torch.cat([features[id(prompt.pixels)] for prompt in prompts if prompt.pixels is not None])
             places = ((ids == vlm.image_token_id) & mask)[..., None]  # (B, P, 1)
-            embeds = embeds.masked_scatter(places, features.to(embeds.dtype))
+            embeds = embeds.masked_scatter(places, seen.to(embeds.dtype))
         cache = ContinuedCache()
         # Padding is on the right: causality alone hides it from every real token.
-        states = language(vlm, embeds, positions, cache, mask=None)
+        states = language(vlm, embeds, positions, cache)
     layers = [cache.new[layer] for layer in range(len(cache.new))]
     return Prefix(
         keys=tuple(keys for keys, _ in layers),
@@ -100,6 +112,34 @@ def run_prefix(vlm: VLM, prompts: Sequence[EncodedPrompt]) -> Prefix:
         mask=mask,
         next_positions=torch.tensor([prompt.next_position for prompt in prompts], device=device),
     )
+
+
+def cut(prefix: Prefix) -> Prefix:
+    """The same values as leaves of their own, where the gradients of completions gather.
+
+    The completions of a batch of prompts may go through in several forwards and backwards behind the leaves; the
+    prompts' own graph is kept until `join` sends what has gathered through it, once.
+    """
+
+    def leaf(part: Tensor) -> Tensor:
+        return part.detach().requires_grad_(part.requires_grad)
+
+    return replace(
+        prefix,
+        keys=tuple(map(leaf, prefix.keys)),
+        values=tuple(map(leaf, prefix.values)),
+        states=leaf(prefix.states),
+    )
+
+
+def join(prefix: Prefix, leaves: Prefix) -> None:
+    """The second stage of the backward pass: the gradients of `leaves`, from `cut`, through the graph of `prefix`."""
+    pairs = zip(
+        (*prefix.keys, *prefix.values, prefix.states), (*leaves.keys, *leaves.values, leaves.states), strict=True
+    )
+    reached = [(part, leaf.grad) for part, leaf in pairs if leaf.grad is not None]
+    if reached:
+        torch.autograd.backward([part for part, _ in reached], [grad for _, grad in reached])
 
 
 def continuation_logprobs(
@@ -115,30 +155,56 @@ def continuation_logprobs(
 
     rows (N,) int64: which prompt each continues; ids (N, T) int64: completions padded on the right with any valid id;
     mask (N, T) bool: not padding. Returns logprobs and entropy, both (N, T) float32 in nats, 0 on padding, the
-    entropy without a graph. Temperature and banned tokens are treated as in sampling. With more than `chunk_floats`
-    logits they are computed in pieces, and again in the backward pass.
+    entropy without a graph. Temperature and banned tokens are treated as in sampling. The completions go through the
+    model as one row without padding (on a CPU; elsewhere padded). With more than `chunk_floats` logits they are
+    computed in pieces, and again in the backward pass.
     """
+    first = prefix.hidden.index_select(0, rows)  # (N, D): predicts the first tokens
+    fed = mask[:, 1:]  # (N, T - 1): every token but a completion's last is fed, and predicts the next
+    states = first
+    if fed.any():
+        run = _packed_states if ids.device.type == "cpu" else _padded_states
+        states = torch.cat([first, run(vlm, prefix, rows, ids[:, :-1], fed)])  # (N + M, D)
+    places = torch.arange(ids.numel(), device=ids.device).view(ids.shape)  # (N, T)
+    places = torch.cat([places[:, 0], places[:, 1:][fed]])  # (N + M,)
+    logprobs, entropy = _token_logprobs(vlm, states, ids.flatten()[places], temperature, chunk_floats)
+    empty = torch.zeros(ids.numel(), device=ids.device)
+    return empty.scatter(0, places, logprobs).view(ids.shape), empty.scatter(0, places, entropy).view(ids.shape)
+
+
+def _packed_states(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, fed: Tensor) -> Tensor:
+    """States (M, D) after each of the M tokens `fed` (N, T) of `ids`, which stand in one row without padding."""
+    used, places = torch.unique(rows, return_inverse=True)  # the prompts that these completions stand behind
+    keys, values, mask = prefix.keys, prefix.values, prefix.mask
+    if len(used) < len(mask):
+        keys, values = ([part.index_select(0, used) for part in parts] for parts in (keys, values))
+        mask = mask[used]
+    behind = lay_out(keys, values, mask, places, fed.sum(1))
+    positions = (prefix.next_positions[rows, None] + torch.arange(fed.shape[1], device=ids.device))[fed]  # (M,)
+    with precision(vlm), _checkpointed(vlm):
+        embeds = vlm.model.get_input_embeddings()(ids[fed])[None]  # (1, M, D)
+        return language(vlm, embeds, positions.expand(3, 1, -1), None, behind=behind)[0]
+
+
+def _padded_states(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, fed: Tensor) -> Tensor:
+    """The same with a row for each completion and a copy of its prompt's keys and values."""
     count, length = ids.shape
-    states = prefix.hidden.index_select(0, rows)[:, None]  # (N, 1, D)
-    if length > 1:
-        steps = torch.arange(length - 1, device=ids.device)
-        positions = (prefix.next_positions[rows, None] + steps).expand(3, count, length - 1)
-        seen = torch.cat(
-            [
-                prefix.mask[rows, None].expand(count, length - 1, -1),
-                (steps <= steps[:, None]).expand(count, length - 1, length - 1),
-            ],
-            dim=2,
-        )[:, None]  # (N, 1, T - 1, P + T - 1)
-        past = [
-            (keys.index_select(0, rows), values.index_select(0, rows))
-            for keys, values in zip(prefix.keys, prefix.values, strict=True)
-        ]
-        with precision(vlm), _checkpointed(vlm):
-            embeds = vlm.model.get_input_embeddings()(ids[:, :-1])
-            later = language(vlm, embeds, positions, ContinuedCache(past), seen)
-        states = torch.cat([states, later], dim=1)  # (N, T, D)
-    return _scatter(vlm, states, ids, mask, temperature, chunk_floats)
+    steps = torch.arange(length, device=ids.device)
+    positions = (prefix.next_positions[rows, None] + steps).expand(3, count, length)
+    seen = torch.cat(
+        [
+            prefix.mask[rows, None].expand(count, length, -1),
+            (steps <= steps[:, None]).expand(count, length, length),
+        ],
+        dim=2,
+    )[:, None]  # (N, 1, T, P + T)
+    past = [
+        (keys.index_select(0, rows), values.index_select(0, rows))
+        for keys, values in zip(prefix.keys, prefix.values, strict=True)
+    ]
+    with precision(vlm), _checkpointed(vlm):
+        embeds = vlm.model.get_input_embeddings()(ids)
+        return language(vlm, embeds, positions, ContinuedCache(past), seen)[fed]
 
 
 def prompt_logprobs(vlm: VLM, prefix: Prefix, chunk_floats: int = CHUNK_FLOATS) -> tuple[Tensor, Tensor]:
@@ -180,33 +246,67 @@ def next_logprobs(vlm: VLM, states: Tensor, temperature: float) -> Tensor:
     return _log_softmax(vlm, logits, temperature)
 
 
-def language(vlm: VLM, embeds: Tensor, positions: Tensor, cache: Cache, mask: Tensor | None) -> Tensor:
-    """One run of the language model: embeds (N, T, D), positions (3, N, T), mask (N, 1, T, S) -> states (N, T, D)."""
+def language(
+    vlm: VLM,
+    embeds: Tensor,
+    positions: Tensor,
+    cache: Cache | None,
+    mask: Tensor | None = None,
+    behind: Behind | None = None,
+) -> Tensor:
+    """One run of the language model: embeds (N, T, D), positions (3, N, T) -> states (N, T, D).
+
+    mask (N, 1, T, S) bool says what each token sees; without it, or `behind`, what came before it in its row.
+    """
     states: Tensor = vlm.model.model.language_model(
-        inputs_embeds=embeds, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+        inputs_embeds=embeds,
+        position_ids=positions,
+        attention_mask={"full_attention": mask},
+        past_key_values=cache,
+        use_cache=cache is not None,
+        behind=behind,
     ).last_hidden_state
     return states
 
 
-def _image_features(vlm: VLM, prompts: Sequence[EncodedPrompt]) -> Tensor | None:
-    """Features (image tokens, D) in the order in which the prompts' rows need them."""
+def image_features(vlm: VLM, prompts: Sequence[EncodedPrompt]) -> Features:
+    """Run the vision tower over the distinct images of the prompts.
+
+    Builds a graph where gradients are on and the tower has parameters to train. Where it has none, the features
+    hold for every later forward, of the policy and of a reference alike.
+    """
     distinct: dict[int, EncodedPrompt] = {}
     for prompt in prompts:
         if prompt.pixels is not None:
             distinct.setdefault(id(prompt.pixels), prompt)
     if not distinct:
-        return None
+        return {}
     pixels = torch.cat([prompt.pixels for prompt in distinct.values() if prompt.pixels is not None]).to(vlm.device)
     grids = [prompt.grid for prompt in distinct.values() if prompt.grid is not None]
-    trains = any(parameter.requires_grad for parameter in vlm.model.model.visual.parameters())
-    with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
+    with (
+        torch.set_grad_enabled(torch.is_grad_enabled() and trains_vision(vlm)),
+        precision(vlm),
+        _checkpointed(vlm),
+    ):
         model: Any = vlm.model
         images = model.get_image_features(pixels, torch.cat(grids).to(vlm.device), return_dict=True).pooler_output
     pieces = iter(images)
-    by_pixels = {
-        key: torch.cat([next(pieces) for _ in grid]) for key, grid in zip(distinct, grids, strict=True)
-    }  # (image tokens of one prompt, D)
-    return torch.cat([by_pixels[id(prompt.pixels)] for prompt in prompts if prompt.pixels is not None])
+    return {key: torch.cat([next(pieces) for _ in grid]) for key, grid in zip(distinct, grids, strict=True)}
+
+
+def trains_vision(vlm: VLM) -> bool:
+    return any(parameter.requires_grad for parameter in vlm.model.model.visual.parameters())
+
+
+def _check_features(vlm: VLM, prompts: Sequence[EncodedPrompt], features: Features) -> None:
+    for number, prompt in enumerate(prompts):
+        tokens = int((prompt.ids == vlm.image_token_id).sum())
+        found = 0 if prompt.pixels is None else len(features[id(prompt.pixels)])
+        if tokens != found:
+            raise InputError(
+                f"prompt {number + 1} of {len(prompts)}: {tokens} image tokens, but its images make {found} features; "
+                "encode text and images together, with the model that reads them"
+            )
 
 
 def _scatter(

@@ -8,7 +8,6 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from cleareyed.errors import InputError
-from cleareyed.models.attention import SDPA_FP32
 from cleareyed.models.build import new_vlm
 from cleareyed.models.save import replace_folder, save_vlm, settle_folder
 from cleareyed.models.vlm import VLM
@@ -113,9 +112,7 @@ def _save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 def start_vlm(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerFast) -> VLM:
     """The random model that the recipe starts from."""
-    vlm = new_vlm(recipe.shape, tokenizer, recipe.seed)
-    vlm.model.set_attn_implementation(SDPA_FP32)
-    return vlm
+    return new_vlm(recipe.shape, tokenizer, recipe.seed)
 
 
 def image_features(vlm: VLM, batch: Packed) -> torch.Tensor:
