@@ -1,7 +1,10 @@
 import json
+import multiprocessing
 import os
 import resource
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,12 +22,12 @@ from transformers import (
 )
 
 from cleareyed.errors import InputError
-from cleareyed.models import load
+from cleareyed.models import attention, load
 from cleareyed.models.encode import encode
 from cleareyed.models.forward import continuation_logprobs, run_prefix
 from cleareyed.models.load import load_vlm
 from cleareyed.models.save import replace_folder, save_vlm, settle_folder
-from cleareyed.recipe import ModelSpec
+from cleareyed.recipe import LoraSpec, ModelSpec
 
 
 @pytest.fixture
@@ -51,9 +54,14 @@ def test_what_is_loaded_is_what_was_saved(build, tmp_path):
     beyond = set(range(len(vlm.tokenizer), 320))
     assert set(loaded.banned_ids) == set(vlm.banned_ids) | beyond
     assert loaded.image_token_id == vlm.image_token_id and not loaded.autocast and not loaded.model.training
-    assert loaded.model.config._attn_implementation == "sdpa"
+    assert loaded.model.config._attn_implementation == attention.NAME
     one, other = (encode(each, "Two?", [picture(100, 30)]) for each in (loaded, vlm))
     assert torch.equal(one.pixels, other.pixels) and torch.equal(one.ids, other.ids)
+
+
+def test_loading_says_nothing(folder, caplog):
+    load_vlm(ModelSpec(path=str(folder)))
+    assert not caplog.records
 
 
 def test_bf16_means_autocast_on_fp32_weights(folder):
@@ -88,6 +96,13 @@ def test_frozen_weights_do_not_move(folder, frozen):
 def test_freezing_everything_is_refused(folder):
     with pytest.raises(InputError, match="nothing to train"):
         load_vlm(ModelSpec(path=str(folder), freeze_vision=True, freeze_language=True))
+
+
+def test_adapters_without_peft_are_refused_with_the_remedy(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(InputError, match=r"model.lora.*pip install 'cleareyed\[lora\]'"):
+        load_vlm(ModelSpec(path=str(folder), lora=LoraSpec()))
+    save_vlm(load_vlm(ModelSpec(path=str(folder))), folder.parent / "saved")
 
 
 def spoil_nothing_there(folder):
@@ -316,6 +331,38 @@ def test_a_replacement_cut_short_is_settled(tmp_path):
     assert (target / "a").read_text() == "one"
     replace_folder(lambda folder: (folder / "a").write_text("two"), target)
     assert (target / "a").read_text() == "two" and os.listdir(tmp_path) == ["step"]
+
+
+def replace_and_die(target, renames):
+    """Write a new version, and be killed right after so many renames."""
+    rename, done = Path.rename, []
+
+    def rename_then_die(path, other):
+        rename(path, other)
+        done.append(path)
+        if len(done) == renames:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Path.rename = rename_then_die  # in this process alone
+    replace_folder(lambda folder: (folder / "a").write_text("two"), target)
+
+
+@pytest.mark.parametrize(
+    ("renames", "left", "settled"), [(1, {".step.partial", ".step.previous"}, "one"), (2, {"step"}, "two")]
+)
+def test_a_kill_at_the_renames_leaves_one_whole_folder(renames, left, settled, tmp_path):
+    target = tmp_path / "step"
+    replace_folder(lambda folder: (folder / "a").write_text("one"), target)
+    process = multiprocessing.get_context("fork").Process(target=replace_and_die, args=(target, renames))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert set(os.listdir(tmp_path)) - {".step.previous"} == left - {".step.previous"}
+    assert (tmp_path / ".step.previous" / "a").read_text() == "one"
+    settle_folder(target)
+    assert (target / "a").read_text() == settled
+    replace_folder(lambda folder: (folder / "a").write_text("three"), target)
+    assert (target / "a").read_text() == "three" and os.listdir(tmp_path) == ["step"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

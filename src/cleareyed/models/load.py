@@ -19,7 +19,9 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 
 from cleareyed.errors import InputError
+from cleareyed.models import attention
 from cleareyed.models.forward import checkpoint_blocks
+from cleareyed.models.lora import add_adapters, require_peft
 from cleareyed.models.save import settle_folder
 from cleareyed.models.vlm import VLM
 from cleareyed.recipe import ModelSpec
@@ -39,12 +41,12 @@ def load_vlm(spec: ModelSpec) -> VLM:
     """Load model, tokenizer and image processor.
 
     The weights are fp32 whatever the file holds, the attention is torch's scaled-dot-product, and the model is in
-    evaluation mode (the family has no dropout, so training needs no other). On a GPU where there is one.
+    evaluation mode (the family has no dropout, so training needs no other). On a GPU where there is one. With
+    `spec.lora` the weights are frozen and adapters put beside them.
     Raises InputError for a missing or unreadable checkpoint, one that is not of a known vision-language family,
-    and weights in pickled files.
+    weights in pickled files, and settings that contradict each other.
     """
-    if spec.freeze_vision and spec.freeze_language:
-        raise InputError("model.freeze_vision and model.freeze_language leave nothing to train; set one to false")
+    _check_trained(spec)
     source = _source(spec)
     where = str(source)
     family = _family(source, spec)
@@ -61,6 +63,8 @@ def load_vlm(spec: ModelSpec) -> VLM:
         ) from error
     _limit_pixels(processor, spec)
     _freeze(model, spec)
+    if spec.lora is not None:
+        add_adapters(model, spec.lora, spec.path)
     if spec.gradient_checkpointing:
         checkpoint_blocks(model)
     eos_ids, banned_ids = special_ids(model, tokenizer)
@@ -74,6 +78,21 @@ def load_vlm(spec: ModelSpec) -> VLM:
         image_token_id=model.config.image_token_id,
         autocast=spec.dtype == "bf16",
     )
+
+
+def _check_trained(spec: ModelSpec) -> None:
+    """Whether what is to be trained and what is to be frozen go together."""
+    if spec.freeze_vision and spec.freeze_language:
+        raise InputError("model.freeze_vision and model.freeze_language leave nothing to train; set one to false")
+    if spec.lora is None:
+        return
+    if spec.freeze_language:
+        raise InputError(
+            "model.lora adapts the language model that model.freeze_language keeps; leave one of them out"
+        )
+    if spec.freeze_vision and any(target.startswith("visual.") for target in spec.lora.targets):
+        raise InputError("model.lora.targets names layers that model.freeze_vision keeps; leave one of them out")
+    require_peft()
 
 
 def special_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -180,16 +199,16 @@ def _not_ours(model_type: str) -> str:
 
 
 def _model(family: str, source: Path | str, spec: ModelSpec) -> PreTrainedModel:
-    # The library prints a report on missing weights; here they are an error.
+    # The library prints a report on missing weights; here they are an error. A raised level instead of the filter
+    # would make it print more: a check of how the model would be split over several devices.
     reporter = logging.getLogger("transformers.modeling_utils")
-    level = reporter.level
-    reporter.setLevel(logging.ERROR)
+    reporter.addFilter(_only_errors)
     try:
         model, report = FAMILIES[family].from_pretrained(
             str(source),
             revision=spec.revision,
             dtype=torch.float32,
-            attn_implementation="sdpa",
+            attn_implementation=attention.NAME,
             use_safetensors=True,
             output_loading_info=True,
         )
@@ -198,12 +217,16 @@ def _model(family: str, source: Path | str, spec: ModelSpec) -> PreTrainedModel:
             f"{source}: weights cannot be read ({_first_line(error)}); download or save the checkpoint again"
         ) from error
     finally:
-        reporter.setLevel(level)
+        reporter.removeFilter(_only_errors)
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
         raise InputError(f"{source}: {len(names)} weights are missing, {names[0]} first; save the checkpoint again")
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def _only_errors(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _limit_pixels(processor: Any, spec: ModelSpec) -> None:

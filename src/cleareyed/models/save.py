@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from cleareyed.errors import InputError
+from cleareyed.models.lora import adapted_layers, merged_state, save_adapters
 from cleareyed.models.vlm import VLM
 
 
@@ -18,7 +19,8 @@ def save_vlm(vlm: VLM, folder: Path, dtype: Literal["fp32", "bf16"] = "fp32") ->
     """Write weights (safetensors), tokenizer and image processor to `folder`, replacing it as a whole.
 
     The folder loads with `from_pretrained` of the model's own transformers class, `AutoTokenizer` and
-    `AutoImageProcessor`. Raises InputError if it cannot be written; what was there before then still is.
+    `AutoImageProcessor`. Adapters are merged into the weights, and also written by themselves, in fp32 and in peft's
+    format, to `folder/adapter`. Raises InputError if it cannot be written; what was there before then still is.
     """
     replace_folder(lambda target: _write(vlm, target, dtype), folder)
 
@@ -72,10 +74,9 @@ def _beside(target: Path, role: str) -> Path:
 
 
 def _write(vlm: VLM, folder: Path, dtype: Literal["fp32", "bf16"]) -> None:
-    if dtype == "fp32":
-        vlm.model.save_pretrained(folder)
-    else:
-        vlm.model.save_pretrained(folder, state_dict=_halved(vlm.model.state_dict()))
+    state = merged_state(vlm.model)
+    vlm.model.save_pretrained(folder, state_dict=state if dtype == "fp32" else _halved(state))
+    if dtype == "bf16":
         config_file = folder / "config.json"
         config = json.loads(config_file.read_text())
         for part in (config, config.get("text_config", {}), config.get("vision_config", {})):
@@ -84,6 +85,8 @@ def _write(vlm: VLM, folder: Path, dtype: Literal["fp32", "bf16"]) -> None:
         config_file.write_text(json.dumps(config, indent=2) + "\n")
     vlm.tokenizer.save_pretrained(folder)
     vlm.image_processor.save_pretrained(folder)
+    if adapted_layers(vlm.model):
+        save_adapters(vlm.model, folder / "adapter")
 
 
 def _halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

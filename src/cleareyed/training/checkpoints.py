@@ -1,16 +1,21 @@
-"""The training state on disk: weights, optimizer and counters, as safetensors and JSON."""
+"""The training state on disk: weights, optimizer and counters, as safetensors and JSON.
 
+Of a model with adapters only these are kept: its other weights are those it was loaded with.
+"""
+
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cleareyed.errors import InputError
+from cleareyed.models.lora import adapted_layers
 from cleareyed.models.save import replace_folder
 
 WEIGHTS = "weights.safetensors"
@@ -42,16 +47,17 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
     Raises:
         InputError: the disk is full or not writable.
     """
-    weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+    parameters = _kept(model)
+    weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
     moments = {
         f"{moment}/{name}": optimizer.state[parameter][moment].contiguous()
-        for name, parameter in model.named_parameters()
+        for name, parameter in parameters.items()
         if parameter in optimizer.state
         for moment in MOMENTS
     }
 
     def write(aside: Path) -> None:
-        save_file(weights, aside / WEIGHTS)
+        save_file(weights, aside / WEIGHTS, metadata=_base(model, parameters))
         save_file(moments, aside / OPTIMIZER)
         (aside / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
 
@@ -66,12 +72,19 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
     """
     try:
         weights = load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            base = file.metadata()
         moments = load_file(folder / OPTIMIZER)
         state = TrainState(**json.loads((folder / STATE).read_text(encoding="utf-8")))
     except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise InputError(f"{folder}: the checkpoint cannot be read ({error}); start a new run") from error
-    parameters = dict(model.named_parameters())
+    parameters = _kept(model)
     _check_shapes(folder, weights, parameters)
+    if base != _base(model, parameters):
+        raise InputError(
+            f"{folder}: its adapters were trained on other weights than those of the model; "
+            "put back the model that the run began with"
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
@@ -82,6 +95,26 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
                 **{moment: torch.empty_like(parameter).copy_(moments[f"{moment}/{name}"]) for moment in MOMENTS[1:]},
             }
     return state
+
+
+def _kept(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a checkpoint holds: the trained ones if there are adapters, else all."""
+    adapted = bool(adapted_layers(model))
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad or not adapted}
+
+
+def _base(model: nn.Module, kept: Mapping[str, nn.Parameter]) -> dict[str, str] | None:
+    """What tells the weights left out of a checkpoint from others: a hash of about 64 numbers of each.
+
+    None if all are in it.
+    """
+    digest = hashlib.sha256()
+    left_out = [(name, parameter) for name, parameter in model.named_parameters() if name not in kept]
+    for name, parameter in left_out:
+        some = parameter.detach().flatten()[:: max(1, parameter.numel() // 64)]
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        digest.update(some.float().cpu().numpy().tobytes())
+    return {"base": digest.hexdigest()} if left_out else None
 
 
 def _check_shapes(folder: Path, weights: Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
