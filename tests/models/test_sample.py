@@ -4,9 +4,10 @@ import pytest
 import torch
 from tiny import picture, tiny_qwen2_5_vl, tiny_qwen2_vl
 
+from cleareyed.models import decode
 from cleareyed.models import sample as sampling
 from cleareyed.models.encode import encode
-from cleareyed.models.forward import continuation_logprobs, run_prefix
+from cleareyed.models.forward import continuation_logprobs, plain_logprobs, run_prefix
 from cleareyed.models.sample import sample
 from cleareyed.models.vlm import SamplingParams
 
@@ -61,7 +62,7 @@ def test_greedy_tokens_are_those_of_generate(build):
 
 @pytest.mark.parametrize(("temperature", "build"), [(1.0, tiny_qwen2_vl), (0.6, tiny_qwen2_5_vl), (0, tiny_qwen2_vl)])
 def test_recorded_logprobs_are_those_of_the_training_forward(temperature, build, monkeypatch):
-    monkeypatch.setattr(sampling, "BLOCK", 4)
+    monkeypatch.setattr(decode, "BLOCK", 4)
     vlm = ends_often(build(), 1 / 8)
     prompts = ask(vlm)
     groups = sample(vlm, prompts, SamplingParams(max_tokens=11, temperature=temperature, group=6), seeded())
@@ -77,6 +78,36 @@ def test_recorded_logprobs_are_those_of_the_training_forward(temperature, build,
     again, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask, temperature or 1.0)
     assert torch.allclose(again, logprobs, atol=1e-4)
     assert len({completion.ids for completion in drawn}) > (3 if temperature else 2)
+
+
+@pytest.mark.parametrize("build", [tiny_qwen2_vl, tiny_qwen2_5_vl])
+def test_recorded_logprobs_are_those_of_the_plain_forward(build):
+    vlm = ends_often(build(), 1 / 8)
+    prompts = ask(vlm)
+    groups = sample(vlm, prompts, SamplingParams(max_tokens=9, temperature=0.8, group=2), seeded())
+    for prompt, group in zip(prompts, groups, strict=True):
+        for completion in group:
+            with torch.no_grad():
+                plain = plain_logprobs(vlm, prompt, torch.tensor(completion.ids), 0.8)
+            assert torch.allclose(plain, torch.tensor(completion.logprobs), atol=1e-4)
+
+
+@pytest.mark.parametrize("build", [tiny_qwen2_vl, tiny_qwen2_5_vl])
+def test_bf16_logprobs_are_close_to_those_of_fp32(build):
+    vlm = build()
+    with torch.no_grad():
+        vlm.model.lm_head.weight.mul_(0.2)  # tied; logits as flat as a trained model's
+    prompts = ask(vlm)
+    groups = sample(replace(vlm, autocast=True), prompts, SamplingParams(max_tokens=12, group=4), seeded())
+    gaps = []
+    for prompt, group in zip(prompts, groups, strict=True):
+        for completion in group:
+            assert not set(completion.ids) & set(vlm.banned_ids)
+            with torch.no_grad():
+                plain = plain_logprobs(vlm, prompt, torch.tensor(completion.ids))
+            gaps.append((plain - torch.tensor(completion.logprobs)).abs())
+    mean = torch.cat(gaps).mean().item()
+    assert 1e-5 < mean <= 0.02  # not exactly fp32, which would not have been bf16
 
 
 def test_draws_follow_the_distribution():
@@ -110,10 +141,11 @@ def test_image_tokens_are_never_drawn_even_if_the_head_wants_them():
         assert not {token for group in groups for one in group for token in one.ids} & set(vlm.banned_ids)
 
 
-def test_rows_stop_at_their_end_and_leave_the_batch():
+def test_rows_stop_at_their_end_and_leave_the_batch(monkeypatch):
     vlm = ends_often(tiny_qwen2_vl(), 1 / 8)
     sizes, seen, params = [], [], SamplingParams(max_tokens=40, group=16)
-    vlm.model.model.language_model.norm.register_forward_hook(lambda _, args, __: sizes.append(len(args[0])))
+    step = decode.Decoder.step
+    monkeypatch.setattr(decode.Decoder, "step", lambda self, ids: sizes.append(len(ids)) or step(self, ids))
     groups = sample(vlm, ask(vlm), params, seeded(), lambda done, total: seen.append((done, total)))
     for completion in (one for group in groups for one in group):
         ended = [token in vlm.eos_ids for token in completion.ids]
@@ -122,9 +154,9 @@ def test_rows_stop_at_their_end_and_leave_the_batch():
         assert completion.finish == "stop" or len(completion.ids) == 40
         shown = completion.ids[:-1] if completion.finish == "stop" else completion.ids
         assert completion.text == vlm.tokenizer.decode(shown)
-    assert sizes[:2] == [3, 48] and sizes[-1] < 16 and sizes[1:] == sorted(sizes[1:], reverse=True)
+    assert sizes[0] == 48 and sizes[-1] < 16 and sizes == sorted(sizes, reverse=True)
     longest = max(len(one.ids) for group in groups for one in group)
-    assert len(sizes) == longest  # the prompts and all tokens but the last
+    assert len(sizes) == longest - 1  # all tokens but the last are read
     assert seen[-1] == (48, 48) and seen == sorted(seen)
 
 
@@ -137,6 +169,27 @@ def test_the_same_generator_draws_the_same_whatever_leaves_when(monkeypatch):
     monkeypatch.setattr(sampling, "COMPACT_AT", 0.0)
     again = sample(vlm, ask(vlm), params, seeded(3))
     assert [[one.ids for one in group] for group in again] == [[one.ids for one in group] for group in first]
+
+
+def test_groups_are_handed_over_when_their_last_completion_is_finished():
+    vlm = ends_often(tiny_qwen2_vl(), 1 / 8)
+    params, prompts = SamplingParams(max_tokens=24, group=4), ask(vlm)
+    events, handed = [], {}
+
+    def take(b, group):
+        assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
+        events.append(b)
+        handed[b] = list(group)
+
+    plain = sample(vlm, prompts, params, seeded())
+    groups = sample(vlm, prompts, params, seeded(), lambda done, _: events.append(-done), on_group=take)
+    assert groups == plain and handed == dict(enumerate(groups))
+    ends = [max(len(completion.ids) for completion in group) for group in groups]
+    order = [event for event in events if event >= 0]
+    assert order == sorted(range(3), key=lambda b: (ends[b], b))
+    assert len(set(ends)) == 3 and events[-1] == order[-1]
+    # The first group was handed over before the others had finished.
+    assert -events[events.index(order[0]) - 1] < 12
 
 
 def test_a_prefix_with_a_graph_can_be_continued():

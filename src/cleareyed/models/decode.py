@@ -1,0 +1,246 @@
+"""One token more for every live completion: the Qwen2 decoder as plain functions over weights put together once.
+
+Qwen2-VL and Qwen2.5-VL share this language model (Yang et al. 2024, arXiv 2407.10671, section 2.2). A completion's
+positions are the same on all three axes of M-RoPE (arXiv 2409.12191, section 2.1), so that its rotary embedding is the
+ordinary one. The keys and values of a prompt are held and read once for all its completions: these stand in a grid of
+prompts and places, and their queries meet the prompt in one product. A completion's own keys and values are in buffers
+that each step writes one slot of.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cleareyed.models.forward import Prefix
+from cleareyed.models.vlm import VLM
+
+BLOCK = 32
+"""Room for completion tokens is made in blocks of this many."""
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One decoder layer. The norms' scales are in the matrices behind them, 1/sqrt(d) in those of the queries."""
+
+    qkv: Tensor  # ((Hq + 2 Hkv) d, D)
+    qkv_bias: Tensor  # ((Hq + 2 Hkv) d,)
+    out: Tensor  # (D, Hq d)
+    gate_up: Tensor  # (2 I, D)
+    down: Tensor  # (D, I)
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """The language model of a VLM, ready for decoding: Hq query heads of size d share Hkv key-value heads."""
+
+    layers: tuple[LayerWeights, ...]
+    embedding: Tensor  # (V, D) float32
+    norm: Tensor  # (D,) float32, the scale of the last norm
+    head: Tensor  # (V, D)
+    head_bias: Tensor  # (V,): -inf where a token may never be drawn, else 0
+    query_heads: int
+    kv_heads: int
+    head_size: int
+    eps: float
+    activation: Callable[[Tensor], Tensor]
+    rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def effective_weight(linear: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight (out, in) and bias (out,) of a linear layer, with what its active LoRA adapters add.
+
+    An adapter adds scaling * B A to the weight (Hu et al. 2021, arXiv 2106.09685, section 4.1). A layer of peft is
+    known by its attributes; one whose adapters are merged already is taken as it is.
+    """
+    base = getattr(linear, "base_layer", linear)
+    weight, bias = base.weight.detach(), base.bias.detach() if base.bias is not None else None
+    if base is linear or linear.disable_adapters:
+        return weight, bias
+    for name in linear.active_adapters:
+        if name in linear.lora_A and name not in getattr(linear, "merged_adapters", ()):
+            down, up = linear.lora_A[name].weight.detach(), linear.lora_B[name].weight.detach()
+            weight = torch.addmm(weight, up.to(weight.dtype), down.to(weight.dtype), alpha=linear.scaling[name])
+    return weight, bias
+
+
+def decoder_weights(vlm: VLM) -> DecoderWeights:
+    """The present weights of the language model, fused: bf16 matrices if `vlm.autocast`, else float32.
+
+    A copy of the layers, and of the head if bf16: the memory of the language model once more while it lives.
+    """
+    model: Any = vlm.model
+    language = model.model.language_model
+    first = language.layers[0].self_attn
+    dtype = torch.bfloat16 if vlm.autocast else torch.float32
+    head = effective_weight(model.lm_head)[0]
+    head_bias = torch.zeros(len(head), device=head.device)
+    head_bias[list(vlm.banned_ids)] = -torch.inf
+    return DecoderWeights(
+        layers=tuple(_layer_weights(layer, dtype) for layer in language.layers),
+        embedding=language.embed_tokens.weight.detach(),
+        norm=language.norm.weight.detach(),
+        head=head.to(dtype),
+        head_bias=head_bias.to(dtype),
+        query_heads=language.config.num_attention_heads,
+        kv_heads=language.config.num_key_value_heads,
+        head_size=first.head_dim,
+        eps=language.norm.variance_epsilon,
+        activation=language.layers[0].mlp.act_fn,
+        rotary=language.rotary_emb,
+    )
+
+
+def _layer_weights(layer: Any, dtype: torch.dtype) -> LayerWeights:
+    attention, mlp = layer.self_attn, layer.mlp
+    before, between = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
+    weights, biases = [], []
+    for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
+        weight, bias = effective_weight(linear)
+        scale = attention.scaling if linear is attention.q_proj else 1.0
+        weights.append(weight * before * scale)
+        biases.append((weight.new_zeros(len(weight)) if bias is None else bias) * scale)
+    return LayerWeights(
+        qkv=torch.cat(weights).to(dtype),
+        qkv_bias=torch.cat(biases).to(dtype),
+        out=effective_weight(attention.o_proj)[0].to(dtype),
+        gate_up=torch.cat([effective_weight(part)[0] * between for part in (mlp.gate_proj, mlp.up_proj)]).to(dtype),
+        down=effective_weight(mlp.down_proj)[0].to(dtype),
+    )
+
+
+class Decoder:
+    """The completions that are still being written, `group` for each of B prompts, and what their next step needs.
+
+    The n live rows are in order of prompt. For attention they stand in a grid: (prompts, places), where a prompt with
+    fewer live rows than another has places with nobody in them. `live` names the completion that each row is.
+    """
+
+    def __init__(self, weights: DecoderWeights, prefix: Prefix, group: int, max_tokens: int) -> None:
+        device = prefix.mask.device
+        self.weights = weights
+        self.length = 0
+        """Tokens of each completion that keys and values have been computed of."""
+        self.live = torch.arange(len(prefix.mask) * group, device=device)  # (n,)
+        self.prompts, self.places = len(prefix.mask), group
+        self.prompt = self.live // group  # (n,)
+        self.slots = self.live  # (n,) each row's place in the grid, counted through
+        # By layer (B * Hkv, P, d), float32, read by every step.
+        self.keys = [keys.detach().float().flatten(0, 1).contiguous() for keys in prefix.keys]
+        self.values = [values.detach().float().flatten(0, 1).contiguous() for values in prefix.values]
+        self.padding: Tensor | None = None  # (B * Hkv, 1, P): -inf on padding; None where there is none
+        if not bool(prefix.mask.all()):
+            padding = torch.zeros(prefix.mask.shape, device=device).masked_fill(~prefix.mask, -torch.inf)
+            self.padding = padding.repeat_interleave(weights.kv_heads, 0)[:, None]
+        start = prefix.next_positions.min()
+        self.position = (prefix.next_positions - start)[self.prompt]  # (n,) of each row's next token, from `start`
+        span = int(prefix.next_positions.max() - start) + max_tokens
+        positions = start + torch.arange(span, device=device)
+        cos, sin = weights.rotary(weights.norm, positions.expand(3, 1, -1))  # (1, span, d) each
+        half = weights.head_size // 2
+        sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=2)  # its sign is that of the half that comes over
+        self.angles = torch.stack([cos[0], sin[0]], dim=1)[:, :, None]  # (span, 2, 1, d)
+        self.max_tokens = max_tokens
+        # By layer keys and values: (L, 2, B * Hkv * places, room, d)
+        shape = (len(weights.layers), 2, self.prompts * weights.kv_heads * self.places, 0, weights.head_size)
+        self.own = torch.zeros(shape, device=device)
+
+    def step(self, ids: Tensor) -> Tensor:
+        """Read one token more of every live row, ids (n,): its last hidden states (n, D), after the final norm."""
+        w, eps = self.weights, self.weights.eps
+        if self.length == self.own.shape[3]:
+            self._make_room()
+        cos, sin = self.angles[self.position + self.length].unbind(1)  # (n, 1, d) each
+        dtype, size = w.head.dtype, [w.embedding.shape[1]]
+        rotated = w.query_heads + w.kv_heads
+        own = self.own[:, :, :, : self.length + 1]
+        x = F.embedding(ids, w.embedding)  # (n, D) float32, the residual stream
+        for index, layer in enumerate(w.layers):
+            h = F.linear(F.rms_norm(x, size, eps=eps).to(dtype), layer.qkv, layer.qkv_bias).float()
+            heads = h.view(len(x), rotated + w.kv_heads, w.head_size)
+            turned = heads[:, :rotated]  # (n, Hq + Hkv, d), keys behind queries
+            swapped = turned.roll(w.head_size // 2, 2)
+            turned.mul_(cos).addcmul_(swapped, sin)
+            h = self._attention(heads, index, own[index])
+            x = _add_product(x, h, layer.out)
+            h = F.linear(F.rms_norm(x, size, eps=eps).to(dtype), layer.gate_up)
+            gate, up = h.chunk(2, dim=1)
+            x = _add_product(x, w.activation(gate).mul_(up), layer.down)
+        self.length += 1
+        return F.rms_norm(x, size, w.norm, eps)
+
+    def _attention(self, heads: Tensor, layer: int, own: Tensor) -> Tensor:
+        """Softmax attention of each row to its prompt and its own tokens, the newest included.
+
+        heads (n, Hq + 2 Hkv, d) float32: queries, keys, values of the new tokens; own (2, B * Hkv * places, t, d),
+        whose last slot is written here. Returns (n, Hq d).
+        """
+        w = self.weights
+        full = len(heads) == self.prompts * self.places
+        if not full:
+            grid = heads.new_zeros(self.prompts * self.places, *heads.shape[1:])
+            heads = grid.index_copy_(0, self.slots, heads)
+        heads = heads.view(self.prompts, self.places, -1, w.head_size)  # (B, places, Hq + 2 Hkv, d)
+        new = heads[:, :, w.query_heads :].unflatten(2, (2, w.kv_heads))  # (B, places, 2, Hkv, d)
+        own[:, :, -1].view(2, self.prompts, w.kv_heads, self.places, -1).copy_(new.permute(2, 0, 3, 1, 4))
+        shared = w.query_heads // w.kv_heads
+        queries = heads[:, :, : w.query_heads].unflatten(2, (w.kv_heads, shared)).transpose(1, 2)
+        queries = queries.reshape(-1, self.places * shared, w.head_size)  # (B * Hkv, places * shared, d)
+
+        to_prompt = torch.bmm(queries, self.keys[layer].transpose(1, 2))  # (B * Hkv, places * shared, P)
+        if self.padding is not None:
+            to_prompt += self.padding
+        to_own = torch.bmm(queries.view(-1, shared, w.head_size), own[0].transpose(1, 2))
+        scores = torch.cat([to_prompt, to_own.view(*to_prompt.shape[:2], -1)], dim=2)
+        shares = scores.softmax(dim=2)
+        length = to_prompt.shape[2]
+        out = torch.bmm(shares[:, :, :length], self.values[layer])  # (B * Hkv, places * shared, d)
+        out = out.view(-1, shared, w.head_size)
+        out.baddbmm_(shares.view(len(out), shared, -1)[:, :, length:], own[1])
+        out = out.view(self.prompts, w.kv_heads, self.places, -1).transpose(1, 2)
+        out = out.reshape(self.prompts * self.places, -1)  # (B * places, Hq d)
+        return out if full else out.index_select(0, self.slots)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits (n, V) float32 of the next token after states (n, D); -inf for tokens that may not be drawn."""
+        w = self.weights
+        return F.linear(states.to(w.head.dtype), w.head, w.head_bias).float()
+
+    def keep(self, stay: Tensor) -> None:
+        """Only the rows `stay` (n',), in ascending order, are carried on; prompts without a row are let go."""
+        kv_heads, prompt = self.weights.kv_heads, self.prompt[stay]
+        counts = torch.bincount(prompt, minlength=self.prompts)  # (B,)
+        left = counts.nonzero()[:, 0]  # (B',)
+        places = int(counts.max())
+        rank = torch.arange(len(stay), device=stay.device) - (counts.cumsum(0) - counts)[prompt]
+        self.prompt = ((counts > 0).cumsum(0) - 1)[prompt]
+        slots = self.prompt * places + rank
+        # A place with nobody in it may hold anything finite: it takes what stands in the first of its prompt.
+        source = (left * self.places).repeat_interleave(places)  # (B' * places,)
+        source[slots] = self.slots[stay]
+        heads = torch.arange(kv_heads, device=stay.device)[:, None]
+        column, line = (source % self.places).view(-1, 1, places), (source // self.places).view(-1, 1, places)
+        self.own = self.own.index_select(2, ((line * kv_heads + heads) * self.places + column).flatten())
+        if len(left) < self.prompts:
+            rows = (left[:, None] * kv_heads + heads.T).flatten()
+            self.keys = [part.index_select(0, rows) for part in self.keys]
+            self.values = [part.index_select(0, rows) for part in self.values]
+            if self.padding is not None:
+                self.padding = self.padding[rows]
+        self.position = self.position[stay]
+        self.live, self.slots = self.live[stay], slots
+        self.prompts, self.places = len(left), places
+
+    def _make_room(self) -> None:
+        slots = min(BLOCK, self.max_tokens - self.length)
+        self.own = torch.cat([self.own, self.own.new_zeros(*self.own.shape[:3], slots, self.own.shape[4])], dim=3)
+
+
+def _add_product(x: Tensor, h: Tensor, weight: Tensor) -> Tensor:
+    """x + h weight^T: x (n, D) float32, weight (D, K), h (n, K) of any precision."""
+    if weight.dtype == torch.float32:
+        return torch.addmm(x, h, weight.t())
+    return x + F.linear(h.to(weight.dtype), weight)
