@@ -299,13 +299,18 @@ def test_padding_that_is_not_finite_stays_out(ratio: Any, padding: float) -> Non
     assert weights.isfinite().all()
 
 
-def test_a_ratio_beyond_all_floats_is_clipped_without_nan() -> None:
-    policy = torch.tensor([[-1.0], [-1.0], [-1.0]], requires_grad=True)
-    old, mask = torch.full((3, 1), -200.0), torch.ones(3, 1, dtype=torch.bool)
-    found = token_losses(policy, old, None, torch.tensor([2.0, -1.0, 0.0]), mask, LossSpec(clip_ceiling=4.0), 0.0)
+@pytest.mark.parametrize(
+    ("advantage", "ceiling", "loss"), [(2.0, None, -2.4), (2.0, 4.0, -2.4), (0.0, None, 0.0), (-1.0, 4.0, 4.0)]
+)
+def test_a_ratio_beyond_all_floats_is_clipped_without_nan(
+    advantage: float, ceiling: float | None, loss: float
+) -> None:
+    policy, old = torch.tensor([[-1.0]], requires_grad=True), torch.tensor([[-200.0]])
+    mask, spec = torch.ones(1, 1, dtype=torch.bool), LossSpec(clip_ceiling=ceiling)
+    found = token_losses(policy, old, None, torch.tensor([advantage]), mask, spec, 0.0)
     found.losses.sum().backward()
-    assert found.losses[:, 0].tolist() == pytest.approx([-2.4, 4.0, 0.0])
-    assert policy.grad is not None and policy.grad[:, 0].tolist() == [0.0, 0.0, 0.0]
+    assert found.losses.item() == pytest.approx(loss)
+    assert policy.grad is not None and policy.grad.item() == 0.0
 
 
 def test_a_logprob_that_is_not_a_number_is_not_hidden() -> None:
@@ -344,13 +349,14 @@ def plain_mismatch(policy: Rows, sampled: Rows) -> dict[str, float]:
     }
 
 
+@pytest.mark.parametrize(("policy", "sampled"), [(POLICY, SAMPLED), (SAMPLED, POLICY)])
 @pytest.mark.parametrize("pieces", [1, 2, 4])
-def test_mismatch_over_micro_batches(pieces: int) -> None:
-    total, mask = Mismatch(), mask_of(POLICY)
+def test_mismatch_over_micro_batches(pieces: int, policy: Rows, sampled: Rows) -> None:
+    total, mask = Mismatch(), mask_of(policy)
     for rows in torch.arange(12).chunk(pieces):
-        total = add_mismatch(total, mismatch(padded(POLICY)[rows], padded(SAMPLED)[rows], mask[rows]))
+        total = add_mismatch(total, mismatch(padded(policy)[rows], padded(sampled)[rows], mask[rows]))
     assert (total.tokens, total.completions) == (sum(LENGTHS), 12)
-    assert mismatch_metrics(total) == pytest.approx(plain_mismatch(POLICY, SAMPLED), rel=1e-12)
+    assert mismatch_metrics(total) == pytest.approx(plain_mismatch(policy, sampled), rel=1e-12)
 
 
 def test_without_mismatch_all_completions_count() -> None:
