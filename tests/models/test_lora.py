@@ -1,5 +1,7 @@
 import json
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from cleareyed.models.encode import encode
 from cleareyed.models.forward import checkpoint_blocks, continuation_logprobs, plain_logprobs, run_prefix
 from cleareyed.models.load import load_vlm
 from cleareyed.models.lora import adapted_layers, adapters_off, add_adapters, merged_state
+from cleareyed.models.sample import sample
 from cleareyed.models.save import save_vlm
+from cleareyed.models.vlm import SamplingParams
 from cleareyed.recipe import LoraSpec, ModelSpec
 from cleareyed.training.checkpoints import OPTIMIZER, WEIGHTS, TrainState, load_checkpoint, save_checkpoint
 
@@ -148,6 +152,18 @@ def test_with_adapters_off_it_is_the_base_model(build):
     for name, gradient in gradients(vlm, logprobs(vlm).sum()).items():
         assert torch.equal(found[name], gradient), name
     assert found and all("lora_" in name for name in found)
+
+
+@pytest.mark.parametrize("build", FAMILIES)
+def test_sampling_sees_the_adapters_and_that_they_are_off(build):
+    vlm = adapted(build)
+    prompt = batch(vlm)[0][0]
+    for switch in (nullcontext, partial(adapters_off, vlm)):
+        with switch(), torch.no_grad():
+            [drawn] = sample(vlm, [prompt], SamplingParams(6, group=3), torch.Generator().manual_seed(1))
+            for completion in drawn:
+                expected = plain_logprobs(vlm, prompt, torch.tensor(completion.ids))
+                assert torch.allclose(torch.tensor(completion.logprobs), expected, atol=1e-4)
 
 
 def test_a_model_without_adapters_cannot_switch_them_off():
