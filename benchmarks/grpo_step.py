@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cell import Cell, Memory, alternate, gaps, medians, read_cell, run_side, write_cell, write_result
+from cell import Cell, Memory, alternate, gaps, medians, read_cell, run_side, touch_libraries, write_cell, write_result
 from PIL import Image
 
 from cleareyed.commands import set_up
@@ -181,6 +181,7 @@ def be_a_side(options: argparse.Namespace) -> None:
     cell = read_cell(folder)
     set_up(cell.threads)
     vlm = load(cell)
+    touch_libraries(vlm.model)
     if options.side == "shared":
         found = run_shared(cell, folder, vlm)
     else:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cell import Cell, Memory, alternate, gaps, medians, read_cell, write_result
+from cell import Cell, Memory, alternate, gaps, medians, read_cell, touch_libraries, write_result
 from datasets import Dataset, Image
 from transformers import (
     AutoImageProcessor,
@@ -135,6 +135,7 @@ def main() -> None:
         text=[f"<|vision_start|><|image_pad|><|vision_end|>{text}" for text in cell.texts],
     )
     watch = Watch()
+    touch_libraries(model)
 
     memory = Memory(model.device.type)
     trainer = TimedTrainer(
