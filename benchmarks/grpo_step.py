@@ -94,8 +94,8 @@ def reward(completions: Sequence[str], **columns: Any) -> list[float | None]:
     return [*alternate(len(completions))]
 
 
-def run_shared(cell: Cell, folder: Path, vlm: VLM, micro_tokens: int | None = None) -> dict[str, Any]:
-    """Steps of `train_grpo`: seconds each, and phases as it records them itself."""
+def run_shared(cell: Cell, folder: Path, vlm: VLM, **fields: int | None) -> dict[str, Any]:
+    """Steps of `train_grpo`: seconds each, and phases as it records them itself. `fields` of the recipe, if set."""
     samples = [
         Sample(id=str(number), question=question, answer="", images=(partial(open_picture, folder / f"{number}.png"),))
         for number, question in enumerate(cell.questions)
@@ -112,7 +112,7 @@ def run_shared(cell: Cell, folder: Path, vlm: VLM, micro_tokens: int | None = No
         steps=NEVER,
         save_every=NEVER,
         max_prompt_tokens=NEVER,
-        **({"micro_tokens": micro_tokens} if micro_tokens else {}),
+        **{name: value for name, value in fields.items() if value is not None},
     )
     watch = Watch(enough=cell.steps + 1)
     try:
