@@ -148,3 +148,21 @@ def refusal(path: Path, *overrides: str) -> str:
     message = str(error.value)
     assert "\n" not in message
     return message
+
+
+def test_presets_fill_in_what_the_recipe_leaves_out(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("method: grpo\ntask: {name: scenes-train}\noptimizer: {lr: 1e-3}\nsteps: 3\n")
+    classic, modern = load_recipe(path, []), load_recipe(path, ["preset=modern"])
+    assert (classic.beta, classic.loss.aggregate, classic.loss.clip_high) == (0.04, "sequence", 0.2)
+    assert (modern.beta, modern.loss.aggregate, modern.loss.clip_high) == (0.0, "token", 0.28)
+    mixed = load_recipe(path, ["preset=modern", "loss.kl=k1", "beta=0.1"])
+    assert (mixed.beta, mixed.loss.aggregate, mixed.loss.kl) == (0.1, "token", "k1")
+    assert GrpoRecipe.model_validate_json(modern.model_dump_json()) == modern
+
+
+def test_a_ceiling_below_the_clip_is_refused(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("method: grpo\ntask: {name: scenes-train}\noptimizer: {lr: 1e-3}\nsteps: 3\n")
+    with pytest.raises(InputError, match=r"r.yaml: loss: clip_ceiling 1.1 is below 1 \+ clip_high = 1.2; raise it"):
+        load_recipe(path, ["loss.clip_ceiling=1.1"])

@@ -174,7 +174,7 @@ def best_or_last(recipe: TrainingRecipe, vlm: VLM, run: RunFolder) -> tuple[VLM,
     step = max(validated, key=lambda pair: (pair[1], -pair[0]))[0]
     if step == recipe.steps:
         return vlm, step
-    return load_vlm(recipe.model.model_copy(update={"path": str(run.best), "revision": None})), step
+    return load_vlm(recipe.model.model_copy(update={"path": str(run.best), "revision": None, "lora": None})), step
 
 
 def label_of(model: str, measurement: Measurement, recipe: TrainingRecipe) -> str:

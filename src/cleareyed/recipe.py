@@ -109,13 +109,22 @@ class LossSpec(Strict):
     """Mean over each completion's tokens, then over completions; over all tokens (DAPO); over `sampling.max_tokens`
     places for each completion, however long it is (Dr. GRPO)."""
     ratio: Literal["token", "sequence"] = "token"
-    """New to old probability of each token, or the geometric mean over the completion (GSPO)."""
+    """New to old probability of each token, or the geometric mean over the completion (GSPO, whose paper clips at
+    3e-4 below and 4e-4 above)."""
     clip_low: NonNegative = 0.2
     clip_high: NonNegative = 0.2
-    clip_ceiling: Annotated[float, Field(gt=1)] | None = None
+    clip_ceiling: float | None = None
     """Two-sided clipping: no ratio counts as more than this, for bad completions either."""
     kl: Literal["k1", "k2", "k3"] = "k3"
     """Estimator of the divergence that `beta` weighs."""
+
+    @model_validator(mode="after")
+    def _ceiling_is_above(self) -> "LossSpec":
+        if self.clip_ceiling is not None and self.clip_ceiling < 1 + self.clip_high:
+            raise ValueError(
+                f"clip_ceiling {self.clip_ceiling} is below 1 + clip_high = {1 + self.clip_high}; raise it"
+            )
+        return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {

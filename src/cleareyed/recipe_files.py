@@ -178,7 +178,7 @@ def _default(recipe_type: type[BaseModel], location: Sequence[str]) -> Any:
     owner = _model_at(recipe_type, location[:-1])
     default = owner.model_fields[location[-1]].default if owner else None
     if isinstance(default, BaseModel):
-        return default.model_dump(mode="json")
+        return default.model_dump(mode="json", exclude_unset=True)
     if isinstance(default, tuple):
         return [entry.model_dump(mode="json") for entry in default]
     return {}
@@ -242,6 +242,8 @@ def _problem(detail: ErrorDetails, dotted: str, recipe_type: type[BaseModel]) ->
         return f"unknown key {dotted}; {nearest(str(last), _fields(recipe_type, parents))}"
     if kind == "missing":
         return f"{dotted} is missing; add `{last}: ...`" + (f" under {'.'.join(map(str, parents))}" if parents else "")
+    if kind == "value_error":
+        return f"{dotted}: {detail['msg'].removeprefix('Value error, ')}"
     value = reprlib.repr(detail["input"])
     if dotted == "sampling.group" and kind == "greater_than_equal":
         return (

@@ -74,7 +74,7 @@ def test_updates_that_are_not_finite_change_nothing_and_the_fifth_in_a_row_ends_
         gradients = training.parameters[0].grad
         assert gradients is not None
         gradients[0] = gradient
-        return descend(training, step, loss)
+        return descend(training, step, loss, colour_task().samples[:2])
 
     before = weights(vlm)
     for step in range(1, 5):
@@ -84,8 +84,12 @@ def test_updates_that_are_not_finite_change_nothing_and_the_fifth_in_a_row_ends_
     assert not all(torch.equal(tensor, before[name]) for name, tensor in weights(vlm).items())
     for step in range(6, 10):
         update(step, math.inf, 1.0)
-    with pytest.raises(InputError, match=r"not finite in 5 steps in a row, up to step 10; lower optimizer\.lr"):
+    with pytest.raises(InputError, match=r"not finite in 5 updates in a row, up to step 10; .*lower optimizer\.lr"):
         update(10, math.inf, 1.0)
+    lines = [json.loads(line) for line in run.skipped.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert lines[1]["loss"] is None and lines[0]["grad_norm"] is None
+    assert lines[1]["samples"] == ["square-0", "square-1"]
 
 
 def test_the_best_model_is_kept_and_the_earlier_of_equals(tmp_path: Path) -> None:

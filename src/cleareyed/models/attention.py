@@ -11,7 +11,7 @@ Under bf16 autocast the CPU computes attention in fp32: its fused kernel is seve
 sequences, while the matrix products around it are faster.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "cleareyed"
 """Under which transformers knows it."""
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_forward: Callable[..., tuple[Tensor, Tensor]] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = (
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ class _SharedPrefix(torch.autograd.Function):
         second, second_height = second.transpose(1, 2), second_height.transpose(1, 2)  # (N, T, H, d), (N, T, H)
         second, second_height = (part.flatten(0, 1)[behind.at_own] for part in (second, second_height))
         height = torch.logaddexp(first_height, second_height)  # (M, H)
-        output = first * (first_height - height).exp()[..., None] + second * (second_height - height).exp()[..., None]
+        output: Tensor = first * (first_height - height).exp()[..., None]
+        output = output + second * (second_height - height).exp()[..., None]
         ctx.save_for_backward(q, k, v, keys, values, output, height)
         ctx.behind = behind
         return output
@@ -147,13 +150,13 @@ def _padded(part: Tensor, index: Tensor) -> Tensor:
 
 def _by_own(part: Tensor, behind: Behind, heads: int) -> Tensor:
     """(M, H or K, d) to (N, H, T, d), each key head repeated for the query heads that share it."""
-    laid = _padded(part, behind.by_own).transpose(1, 2)  # (N, H or K, T, d)
+    laid: Tensor = _padded(part, behind.by_own).transpose(1, 2)  # (N, H or K, T, d)
     return laid if laid.shape[1] == heads else laid.repeat_interleave(heads // laid.shape[1], dim=1)
 
 
 def _by_prompt(part: Tensor, behind: Behind, shared: int) -> Tensor:
     """(M, H, d) to (B, K, H / K * Q, d): the heads that share keys follow one another, so that no key is repeated."""
-    laid = _padded(part, behind.by_prompt).unflatten(2, (shared, -1))  # (B, Q, K, H / K, d)
+    laid: Tensor = _padded(part, behind.by_prompt).unflatten(2, (shared, -1))  # type: ignore[no-untyped-call]  # (B, Q, K, H / K, d)
     return laid.permute(0, 2, 3, 1, 4).flatten(2, 3)
 
 

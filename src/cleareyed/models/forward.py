@@ -175,11 +175,10 @@ def continuation_logprobs(
 def _packed_states(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, fed: Tensor) -> Tensor:
     """States (M, D) after each of the M tokens `fed` (N, T) of `ids`, which stand in one row without padding."""
     used, places = torch.unique(rows, return_inverse=True)  # the prompts that these completions stand behind
-    keys, values, mask = prefix.keys, prefix.values, prefix.mask
-    if len(used) < len(mask):
-        keys, values = ([part.index_select(0, used) for part in parts] for parts in (keys, values))
-        mask = mask[used]
-    behind = lay_out(keys, values, mask, places, fed.sum(1))
+    keys, values = prefix.keys, prefix.values
+    if len(used) < len(prefix.mask):
+        keys, values = (tuple(part.index_select(0, used) for part in parts) for parts in (keys, values))
+    behind = lay_out(keys, values, prefix.mask[used], places, fed.sum(1))
     positions = (prefix.next_positions[rows, None] + torch.arange(fed.shape[1], device=ids.device))[fed]  # (M,)
     with precision(vlm), _checkpointed(vlm):
         embeds = vlm.model.get_input_embeddings()(ids[fed])[None]  # (1, M, D)

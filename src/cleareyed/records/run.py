@@ -41,6 +41,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def skipped(self) -> Path:
+        """One JSON object for each update that was skipped because it was not finite; absent if none was."""
+        return self.path / "skipped.jsonl"
+
+    @property
     def rollouts(self) -> Path:
         """Part files of `RolloutRow` (`records.parts`)."""
         return self.path / "rollouts"
@@ -120,12 +125,12 @@ def open_run(path: Path) -> RunFolder:
 
 def append_metrics(run: RunFolder, row: Mapping[str, float | None]) -> None:
     """Add one line to `metrics.jsonl`. A number that is not finite is written as null."""
-    line = json.dumps({name: _finite(value) for name, value in row.items()}, allow_nan=False) + "\n"
-    try:
-        with run.metrics.open("a", encoding="utf-8") as file:
-            file.write(line)
-    except OSError as error:
-        raise InputError(f"{run.metrics}: cannot be written ({error.strerror}); free space and --resume") from error
+    _append(run.metrics, row)
+
+
+def append_skipped(run: RunFolder, row: Mapping[str, Any]) -> None:
+    """Add one line to `skipped.jsonl`: `step`, `loss`, `grad_norm` (null where not finite) and the sample ids."""
+    _append(run.skipped, row)
 
 
 def read_metrics(run: RunFolder) -> list[dict[str, float | None]]:
@@ -134,33 +139,51 @@ def read_metrics(run: RunFolder) -> list[dict[str, float | None]]:
     Raises:
         InputError: a line is not JSON.
     """
-    if not run.metrics.exists():
+    return _read(run.metrics)
+
+
+def truncate_after(run: RunFolder, step: int) -> None:
+    """Drop what is recorded of steps later than `step`: what a killed run did after its last checkpoint.
+
+    Answers stay: measuring again replaces them by name.
+    """
+    for path in (run.metrics, run.skipped):
+        if path.exists():
+            _rewrite(path, [row for row in _read(path) if (row["step"] or 0) <= step])
+    drop_rollouts_after(run, step)
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    line = json.dumps({name: _finite(value) for name, value in row.items()}, allow_nan=False) + "\n"
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); free space and --resume") from error
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
         return []
-    rows: list[dict[str, float | None]] = []
-    for number, line in enumerate(run.metrics.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise InputError(f"{run.metrics}: line {number} is not JSON ({error}); remove it") from error
+            raise InputError(f"{path}: line {number} is not JSON ({error}); remove it") from error
     return rows
 
 
-def truncate_after(run: RunFolder, step: int) -> None:
-    """Drop the metrics and rollouts of steps later than `step`: what a killed run did after its last checkpoint.
-
-    Answers stay: measuring again replaces them by name.
-    """
-    kept = [row for row in read_metrics(run) if (row["step"] or 0) <= step]
-    aside = run.metrics.with_suffix(".jsonl.aside")
+def _rewrite(path: Path, rows: list[dict[str, Any]]) -> None:
+    aside = path.with_suffix(".jsonl.aside")
     try:
-        aside.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in kept), encoding="utf-8")
-        os.replace(aside, run.metrics)
+        aside.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
+        os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise InputError(f"{run.metrics}: cannot be written ({error.strerror}); free space and --resume") from error
-    drop_rollouts_after(run, step)
+        raise InputError(f"{path}: cannot be written ({error.strerror}); free space and --resume") from error
 
 
 def _finite(value: Any) -> Any:

@@ -20,7 +20,7 @@ from cleareyed.errors import InputError
 from cleareyed.models.save import save_vlm, settle_folder
 from cleareyed.models.vlm import VLM, EncodedPrompt
 from cleareyed.recipe import GrpoRecipe, OptimizerSpec, SftRecipe
-from cleareyed.records.run import RunFolder, append_metrics, truncate_after
+from cleareyed.records.run import RunFolder, append_metrics, append_skipped, truncate_after
 from cleareyed.tasks.task import Sample
 from cleareyed.training.checkpoints import STATE, TrainState, load_checkpoint, save_checkpoint
 from cleareyed.training.observe import Observer
@@ -28,7 +28,7 @@ from cleareyed.training.observe import Observer
 Validate = Callable[[VLM, int], Mapping[str, float]]
 """(vlm, step) to measured values; `accuracy` among them."""
 UNUSABLE_LIMIT = 5
-"""So many steps in a row without a finite loss and gradient end the run."""
+"""So many updates in a row without a finite loss and gradient end the run."""
 
 
 # Randomness and schedule: functions of the step
@@ -200,34 +200,37 @@ def zero_gradients(training: Training) -> None:
             parameter.grad.zero_()
 
 
-def descend(training: Training, step: int, loss: float) -> dict[str, float]:
+def descend(training: Training, step: int, loss: float, samples: Sequence[Sample]) -> dict[str, float]:
     """Clip the gradients that the step has gathered, and update the weights with them.
 
-    A loss or gradient that is not finite updates nothing and is counted.
+    A loss or gradient that is not finite updates nothing, is counted, and leaves a line with the step's samples in
+    `skipped.jsonl` of the run's folder.
 
     Returns:
         `grad_norm` (before clipping), `lr`, `skipped` (0 or 1).
 
     Raises:
-        InputError: the fifth unusable step in a row.
+        InputError: the fifth unusable update in a row.
     """
-    spec = training.recipe.optimizer
+    spec, run = training.recipe.optimizer, training.run
     lr = learning_rate(spec, step, training.recipe.steps)
     norm = nn.utils.clip_grad_norm_(training.parameters, spec.max_grad_norm or math.inf).item()
-    if math.isfinite(loss) and math.isfinite(norm):
+    usable = math.isfinite(loss) and math.isfinite(norm)
+    if usable:
         for group in training.optimizer.param_groups:
             group["lr"] = lr
         training.optimizer.step()
-        unusable = 0
     else:
-        unusable = training.state.unusable + 1
+        append_skipped(run, {"step": step, "loss": loss, "grad_norm": norm, "samples": [s.id for s in samples]})
+    unusable = 0 if usable else training.state.unusable + 1
     if unusable >= UNUSABLE_LIMIT:
         raise InputError(
-            f"{training.run.path}: loss or gradient was not finite in {unusable} steps in a row, up to step {step}; "
-            "lower optimizer.lr, or look at the rewards"
+            f"{run.path}: loss or gradient was not finite in {unusable} updates in a row, up to step {step}; the "
+            f"samples are in {run.skipped.name} and their completions in rollouts; lower optimizer.lr, or look at "
+            "the rewards"
         )
     training.state = replace(training.state, unusable=unusable)
-    return {"grad_norm": norm, "lr": lr, "skipped": float(unusable > 0)}
+    return {"grad_norm": norm, "lr": lr, "skipped": float(not usable)}
 
 
 def end_step(training: Training, step: int, metrics: Mapping[str, float], *, samples: int, tokens: int) -> None:

@@ -76,7 +76,7 @@ def train_sft(
                 share.backward()
                 loss += share.item()
                 right += int((logprobs.argmax(dim=1) == targets).sum())
-            update = descend(training, step, loss)
+            update = descend(training, step, loss, samples)
 
         metrics = {
             "loss": loss,

@@ -1,0 +1,48 @@
+"""Is the shared forward right here, on this model and machine? Asked at the start of every run."""
+
+from collections.abc import Sequence
+
+import torch
+
+from cleareyed.errors import InputError
+from cleareyed.models.forward import continuation_logprobs, plain_logprobs, run_prefix
+from cleareyed.models.vlm import VLM, Completion, EncodedPrompt
+
+FP32_LIMIT = 1e-4
+"""Largest difference of a token's logprob, nats."""
+BF16_LIMIT = 0.02
+"""Mean difference of the tokens' logprobs, nats."""
+
+
+@torch.no_grad()
+def check_engine(
+    vlm: VLM, prompt: EncodedPrompt, completions: Sequence[Completion], temperature: float
+) -> dict[str, float]:
+    """Compare the logprobs of some completions of a prompt with those of the library's own, plain forward.
+
+    Returns `check/largest` and `check/mean`, the differences in nats.
+
+    Raises:
+        InputError: they differ by more than FP32_LIMIT (the largest), or BF16_LIMIT under bf16 autocast (the mean).
+    """
+    device = vlm.device
+    rows = torch.zeros(len(completions), dtype=torch.int64, device=device)
+    lengths = torch.tensor([len(completion.ids) for completion in completions], device=device)
+    mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]  # (N, T)
+    ids = torch.full(mask.shape, vlm.eos_ids[0], device=device)
+    ids[mask] = torch.tensor([token for completion in completions for token in completion.ids], device=device)
+    shared, _ = continuation_logprobs(vlm, run_prefix(vlm, [prompt]), rows, ids, mask, temperature)
+    plain = [
+        plain_logprobs(vlm, prompt, torch.tensor(completion.ids, dtype=torch.int64), temperature)
+        for completion in completions
+    ]
+    gaps = (shared[mask] - torch.cat(plain)).abs()
+    largest, mean = gaps.max().item(), gaps.mean().item()
+    found, limit = (mean, BF16_LIMIT) if vlm.autocast else (largest, FP32_LIMIT)
+    if not found <= limit:
+        kind = "mean difference, bf16" if vlm.autocast else "largest difference, fp32"
+        raise InputError(
+            f"{vlm.name}: the shared forward and the library's own disagree on logprobs by {found:.2g} ({kind}; at "
+            f"most {limit:g} is accepted); this model or version of transformers cannot be trained here"
+        )
+    return {"check/largest": largest, "check/mean": mean}
