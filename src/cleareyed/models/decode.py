@@ -18,13 +18,16 @@ from torch.nn import functional as F
 from cleareyed.models.forward import Prefix
 from cleareyed.models.vlm import VLM
 
-BLOCK = 32
-"""Room for completion tokens is made in blocks of this many."""
+BLOCK = 16
+"""Room is made for at least this many completion tokens at a time, and for a quarter of those there are."""
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One decoder layer. The norms' scales are in the matrices behind them, 1/sqrt(d) in those of the queries."""
+    """One decoder layer. The norms' scales are in the matrices behind them, 1/sqrt(d) in those of the queries.
+
+    The entries of a query and of a key are in the order of `pairs`.
+    """
 
     qkv: Tensor  # ((Hq + 2 Hkv) d, D)
     qkv_bias: Tensor  # ((Hq + 2 Hkv) d,)
@@ -100,9 +103,13 @@ def _layer_weights(layer: Any, dtype: torch.dtype) -> LayerWeights:
     weights, biases = [], []
     for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
         weight, bias = effective_weight(linear)
-        scale = attention.scaling if linear is attention.q_proj else 1.0
-        weights.append(weight * before * scale)
-        biases.append((weight.new_zeros(len(weight)) if bias is None else bias) * scale)
+        both = torch.cat([weight * before, (weight.new_zeros(len(weight)) if bias is None else bias)[:, None]], dim=1)
+        if linear is attention.q_proj:
+            both = both * attention.scaling
+        if linear is not attention.v_proj:
+            both = both.view(-1, attention.head_dim, both.shape[1])[:, pairs(attention.head_dim)].flatten(0, 1)
+        weights.append(both[:, :-1])
+        biases.append(both[:, -1])
     return LayerWeights(
         qkv=torch.cat(weights).to(dtype),
         qkv_bias=torch.cat(biases).to(dtype),
@@ -110,6 +117,11 @@ def _layer_weights(layer: Any, dtype: torch.dtype) -> LayerWeights:
         gate_up=torch.cat([effective_weight(part)[0] * between for part in (mlp.gate_proj, mlp.up_proj)]).to(dtype),
         down=effective_weight(mlp.down_proj)[0].to(dtype),
     )
+
+
+def pairs(size: int) -> Tensor:
+    """The order that puts entry i of a head beside entry i + d/2, the two that are turned by one angle: (d,) int64."""
+    return torch.arange(size).view(2, -1).T.flatten()
 
 
 class Decoder:
@@ -129,7 +141,8 @@ class Decoder:
         self.prompt = self.live // group  # (n,)
         self.slots = self.live  # (n,) each row's place in the grid, counted through
         # By layer (B * Hkv, P, d), float32, read by every step.
-        self.keys = [keys.detach().float().flatten(0, 1).contiguous() for keys in prefix.keys]
+        order = pairs(weights.head_size).to(device)
+        self.keys = [keys.detach().float().flatten(0, 1).index_select(2, order) for keys in prefix.keys]
         self.values = [values.detach().float().flatten(0, 1).contiguous() for values in prefix.values]
         self.padding: Tensor | None = None  # (B * Hkv, 1, P): -inf on padding; None where there is none
         if not bool(prefix.mask.all()):
@@ -140,9 +153,8 @@ class Decoder:
         span = int(prefix.next_positions.max() - start) + max_tokens
         positions = start + torch.arange(span, device=device)
         cos, sin = weights.rotary(weights.norm, positions.expand(3, 1, -1))  # (1, span, d) each
-        half = weights.head_size // 2
-        sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=2)  # its sign is that of the half that comes over
-        self.angles = torch.stack([cos[0], sin[0]], dim=1)[:, :, None]  # (span, 2, 1, d)
+        angles = torch.complex(cos[0], sin[0])[:, : weights.head_size // 2]  # the second half repeats the first
+        self.angles = angles[:, None]  # (span, 1, d / 2) complex
         self.max_tokens = max_tokens
         # By layer keys and values: (L, 2, B * Hkv * places, room, d)
         shape = (len(weights.layers), 2, self.prompts * weights.kv_heads * self.places, 0, weights.head_size)
@@ -153,7 +165,7 @@ class Decoder:
         w, eps = self.weights, self.weights.eps
         if self.length == self.own.shape[3]:
             self._make_room()
-        cos, sin = self.angles[self.position + self.length].unbind(1)  # (n, 1, d) each
+        angles = self.angles[self.position + self.length]  # (n, 1, d / 2)
         dtype, size = w.head.dtype, [w.embedding.shape[1]]
         rotated = w.query_heads + w.kv_heads
         own = self.own[:, :, :, : self.length + 1]
@@ -161,9 +173,8 @@ class Decoder:
         for index, layer in enumerate(w.layers):
             h = F.linear(F.rms_norm(x, size, eps=eps).to(dtype), layer.qkv, layer.qkv_bias).float()
             heads = h.view(len(x), rotated + w.kv_heads, w.head_size)
-            turned = heads[:, :rotated]  # (n, Hq + Hkv, d), keys behind queries
-            swapped = turned.roll(w.head_size // 2, 2)
-            turned.mul_(cos).addcmul_(swapped, sin)
+            # Queries and keys, (n, Hq + Hkv, d / 2): each pair of entries is a complex number.
+            torch.view_as_complex(heads[:, :rotated].view(len(x), rotated, -1, 2)).mul_(angles)
             h = self._attention(heads, index, own[index])
             x = _add_product(x, h, layer.out)
             h = F.linear(F.rms_norm(x, size, eps=eps).to(dtype), layer.gate_up)
@@ -183,12 +194,11 @@ class Decoder:
         if not full:
             grid = heads.new_zeros(self.prompts * self.places, *heads.shape[1:])
             heads = grid.index_copy_(0, self.slots, heads)
-        heads = heads.view(self.prompts, self.places, -1, w.head_size)  # (B, places, Hq + 2 Hkv, d)
-        new = heads[:, :, w.query_heads :].unflatten(2, (2, w.kv_heads))  # (B, places, 2, Hkv, d)
-        own[:, :, -1].view(2, self.prompts, w.kv_heads, self.places, -1).copy_(new.permute(2, 0, 3, 1, 4))
         shared = w.query_heads // w.kv_heads
-        queries = heads[:, :, : w.query_heads].unflatten(2, (w.kv_heads, shared)).transpose(1, 2)
-        queries = queries.reshape(-1, self.places * shared, w.head_size)  # (B * Hkv, places * shared, d)
+        queries = heads[:, : w.query_heads].view(self.prompts, self.places, w.kv_heads, -1)
+        new = heads[:, w.query_heads :].view(self.prompts, self.places, 2, w.kv_heads, -1)
+        own[:, :, -1].view(2, self.prompts, w.kv_heads, self.places, -1).copy_(new.permute(2, 0, 3, 1, 4))
+        queries = queries.transpose(1, 2).reshape(-1, self.places * shared, w.head_size)
 
         to_prompt = torch.bmm(queries, self.keys[layer].transpose(1, 2))  # (B * Hkv, places * shared, P)
         if self.padding is not None:
@@ -235,7 +245,7 @@ class Decoder:
         self.prompts, self.places = len(left), places
 
     def _make_room(self) -> None:
-        slots = min(BLOCK, self.max_tokens - self.length)
+        slots = min(max(BLOCK, self.length // 4), self.max_tokens - self.length)
         self.own = torch.cat([self.own, self.own.new_zeros(*self.own.shape[:3], slots, self.own.shape[4])], dim=3)
 
 
