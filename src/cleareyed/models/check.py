@@ -20,7 +20,7 @@ def check_engine(
 ) -> dict[str, float]:
     """Compare the logprobs of some completions of a prompt with those of the library's own, plain forward.
 
-    Returns `check/largest` and `check/mean`, the differences in nats.
+    Returns `largest` and `mean`, the differences in nats.
 
     Raises:
         InputError: they differ by more than FP32_LIMIT (the largest), or BF16_LIMIT under bf16 autocast (the mean).
@@ -45,4 +45,4 @@ def check_engine(
             f"{vlm.name}: the shared forward and the library's own disagree on logprobs by {found:.2g} ({kind}; at "
             f"most {limit:g} is accepted); this model or version of transformers cannot be trained here"
         )
-    return {"check/largest": largest, "check/mean": mean}
+    return {"largest": largest, "mean": mean}

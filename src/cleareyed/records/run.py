@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "skipped.jsonl"
 
     @property
+    def checks(self) -> Path:
+        """One JSON object for each start of a GRPO run: how far its forward was from the library's own."""
+        return self.path / "checks.jsonl"
+
+    @property
     def rollouts(self) -> Path:
         """Part files of `RolloutRow` (`records.parts`)."""
         return self.path / "rollouts"
@@ -131,6 +136,11 @@ def append_metrics(run: RunFolder, row: Mapping[str, float | None]) -> None:
 def append_skipped(run: RunFolder, row: Mapping[str, Any]) -> None:
     """Add one line to `skipped.jsonl`: `step`, `loss`, `grad_norm` (null where not finite) and the sample ids."""
     _append(run.skipped, row)
+
+
+def append_check(run: RunFolder, row: Mapping[str, float]) -> None:
+    """Add one line to `checks.jsonl`: the `step` before which it was made, and what `check_engine` found."""
+    _append(run.checks, row)
 
 
 def read_metrics(run: RunFolder) -> list[dict[str, float | None]]:

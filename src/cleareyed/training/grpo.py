@@ -14,7 +14,7 @@ from cleareyed.models.lora import adapted_layers, adapters_off
 from cleareyed.models.vlm import VLM
 from cleareyed.recipe import GrpoRecipe
 from cleareyed.records.parts import write_rollouts
-from cleareyed.records.run import RunFolder
+from cleareyed.records.run import RunFolder, append_check
 from cleareyed.scoring.rewards import RewardFunction
 from cleareyed.tasks.prompts import prompt_style
 from cleareyed.tasks.task import Task
@@ -90,10 +90,10 @@ def train_grpo(
             rollouts = all_of(rounds)
             write_rollouts(run, step, rollout_rows(step, rollouts, style.opens))
 
-            checked: dict[str, float] = {}
             if step == steps.start:
                 with clock("check"):
-                    checked = check_engine(vlm, rollouts.batch.prompts[0], rollouts.groups[0][:2], temperature)
+                    found = check_engine(vlm, rollouts.batch.prompts[0], rollouts.groups[0][:2], temperature)
+                    append_check(run, {"step": step, **found})
 
             units = split(rounds, recipe, vlm.device)
             with clock("reference"):
@@ -140,10 +140,10 @@ def train_grpo(
                 **updates[-1][1],
                 **({"share_clipped": last.share_clipped} if recipe.updates > 1 else {}),
                 **({"replaced": len(rollouts.groups) - recipe.prompts_per_step} if recipe.refills else {}),
-                **checked,
                 "tokens_per_second": tokens / clock.total,
                 **clock.metrics(),
             }
+            del rounds, units  # and with them what is left of the prompts' graphs
             end_step(training, step, metrics, samples=len(rollouts.groups), tokens=tokens)
     finish(training)
 
