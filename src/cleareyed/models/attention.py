@@ -156,8 +156,10 @@ def _by_own(part: Tensor, behind: Behind, heads: int) -> Tensor:
 
 def _by_prompt(part: Tensor, behind: Behind, shared: int) -> Tensor:
     """(M, H, d) to (B, K, H / K * Q, d): the heads that share keys follow one another, so that no key is repeated."""
-    laid: Tensor = _padded(part, behind.by_prompt).unflatten(2, (shared, -1))  # type: ignore[no-untyped-call]  # (B, Q, K, H / K, d)
-    return laid.permute(0, 2, 3, 1, 4).flatten(2, 3)
+    laid = _padded(part, behind.by_prompt)  # (B, Q, H, d)
+    prompts, length, heads, size = laid.shape
+    split = laid.view(prompts, length, shared, heads // shared, size).permute(0, 2, 3, 1, 4)  # (B, K, H / K, Q, d)
+    return split.reshape(prompts, shared, -1, size)
 
 
 def _packed(part: Tensor, height: Tensor | None, behind: Behind, heads: int) -> tuple[Tensor, Tensor]:
@@ -165,8 +167,9 @@ def _packed(part: Tensor, height: Tensor | None, behind: Behind, heads: int) -> 
     shared, length = part.shape[1], behind.by_prompt.shape[1]
 
     def back(laid: Tensor) -> Tensor:
-        split = laid.unflatten(2, (heads // shared, length)).movedim(3, 1)  # (B, Q, K, H / K, ...)
-        return split.flatten(2, 3).flatten(0, 1)[behind.at_prompt]
+        rest = laid.shape[3:]
+        split = laid.view(len(laid), shared, heads // shared, length, *rest).movedim(3, 1)  # (B, Q, K, H / K, ...)
+        return split.reshape(-1, heads, *rest)[behind.at_prompt]
 
     return back(part), part if height is None else back(height)
 
