@@ -1,0 +1,67 @@
+"""What is asked of a model: one request a sample, and the name under which its answer is kept."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class AskParams:
+    """How every request of an evaluation is sampled."""
+
+    max_tokens: int
+    """The longest answer, in tokens."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    system: str | None = None
+    """The system message; None sends none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sample as it is asked."""
+
+    sample_id: str
+    prompt: str
+    """The final text, `opens` included."""
+    opens: str
+    """What the prompt opened and the answer belongs behind ("<think>"): what is judged is `opens` + answer."""
+    images: tuple[bytes, ...]
+    """The pictures as they are in the source, undecoded, in the order in which the text speaks of them."""
+    chat: bool
+    """True: one user turn of the model's chat template. False: the text as it is, for base models."""
+    params: AskParams
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request in the form in which one answerer sends it."""
+
+    sent: Any
+    """What `Answerer.send` needs: for HTTP the parts of the body (tuple of bytes), else what SDK or engine takes."""
+    sent_hash: str
+    """`request_hash` of the bytes sent, pictures included."""
+    note: str | None = None
+    """What was done to a picture so that the provider takes it; None where all bytes went out as they are."""
+
+
+def request_hash(parts: Iterable[bytes]) -> str:
+    """SHA-256 (hex) of the bytes sent, given in pieces: how they are cut does not matter."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def cache_key(model: str, revision: str | None, params: AskParams, sent_hash: str) -> str:
+    """SHA-256 (hex) of all that decides an answer: model, revision, sampling parameters and the bytes sent.
+
+    A stored answer is used again only under an equal key.
+    """
+    fields = [model, revision, params.max_tokens, params.temperature, params.top_p, params.stop, params.seed]
+    return hashlib.sha256(json.dumps([*fields, params.system, sent_hash]).encode()).hexdigest()
