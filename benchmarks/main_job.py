@@ -142,6 +142,10 @@ def main() -> None:
         paired([r.correct["strict"] for r in g], [r.correct["strict"] for r in s], groups).p
         for g, s in zip(trained["grpo"], trained["sft"], strict=True)
     ]
+    result["validation"] = {
+        method: [best_validation(runs / f"{method}-lr{rates[method]}-seed{seed}") for seed in options.seeds]
+        for method in METHODS
+    }
     result["length_windows"], result["costs"] = lengths, costs
     text = json.dumps({"main_job": result, "environment": describe_environment(None)}, indent=2)
     print(text)

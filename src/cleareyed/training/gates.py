@@ -4,6 +4,7 @@ Beside these two gates stand the figures that say how much of what reinforcement
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,16 +16,21 @@ from cleareyed.evaluation.stats import guess_accuracy, guesser_pass_at_k, paired
 from cleareyed.models.encode import encode
 from cleareyed.models.sample import sample as draw_completions
 from cleareyed.models.vlm import VLM, EncodedPrompt, SamplingParams
+from cleareyed.recipe import PretrainRecipe
 from cleareyed.scoring.rules import accuracy_rule, well_formed
 from cleareyed.tasks.prompts import prompt_style, prompt_text
 from cleareyed.tasks.scenes.questions import SKILLS, left_of, nearer
 from cleareyed.tasks.scenes.render import render
 from cleareyed.tasks.scenes.world import BENCH, TRAIN, Kind, draw_scene
 from cleareyed.tasks.task import Sample, Task
+from cleareyed.training.corpus import draw_page
 from cleareyed.training.observe import Observer
+from cleareyed.training.pack import draw_turns
 
 LINE = re.compile(r"^\d+\. (\w+ \w+) ([a-j]) (\d)$")
 BATCH = 64
+CORPUS_SEED = 3
+"""Pages for the shares of the corpus are drawn from this seed, pretraining's from 1."""
 SCENES_SEED = 9
 """Scenes of the first gate are drawn from this seed: neither pretraining nor any split has it."""
 
@@ -70,6 +76,21 @@ def sees(vlm: VLM, kind: Kind, scenes: int, observer: Observer) -> Seen:
         order["x"][0] / max(order["x"][1], 1),
         order["z"][0] / max(order["z"][1], 1),
     )
+
+
+def corpus_shares(vlm: VLM, recipe: PretrainRecipe, pages: int) -> dict[str, object]:
+    """What the turns about `pages` pages hold, packed as in pretraining: shares by style, and of turns that show
+    working, correct a first look, or have the form that the format reward asks for."""
+    found: Counter[str] = Counter()
+    for number in range(pages):
+        rng = np.random.default_rng([recipe.seed, CORPUS_SEED, number])
+        for style, turn, _, _ in draw_turns(vlm, rng, draw_page(rng), recipe.mixture, recipe.tokens_per_image):
+            found[style] += 1
+            found["working"] += ", so " in turn.body
+            found["correction"] += "wait," in turn.body
+            found["formed"] += well_formed("<think>" + turn.body) and turn.lead.endswith("<think>")
+    turns = sum(found[style] for style in recipe.mixture)
+    return {"turns": turns, **{name: count / turns for name, count in found.items()}}
 
 
 def answers(

@@ -44,7 +44,7 @@ def draw_batch(vlm: VLM, mixture: dict[str, float], images: int, budget: int, se
         page = draw_page(rng)
         pictures.append(render(page.scene))
         scenes.append(page.scene)
-        rows.append([(lead, body) for _, lead, body in draw_turns(vlm, rng, page, mixture, budget)])
+        rows.append([(lead, body) for _, _, lead, body in draw_turns(vlm, rng, page, mixture, budget)])
     features = vlm.image_processor(pictures, return_tensors="pt")
     grid = features["image_grid_thw"]
     image = encode(vlm, "", pictures[:1])  # all pictures have one size, so one prefix stands for all
@@ -53,21 +53,22 @@ def draw_batch(vlm: VLM, mixture: dict[str, float], images: int, budget: int, se
 
 def draw_turns(
     vlm: VLM, rng: np.random.Generator, page: Page, mixture: dict[str, float], budget: int
-) -> list[tuple[Turn, list[int], list[int]]]:
-    """Turns about a page with their tokens, lead and body, of at most `budget` tokens in all."""
+) -> list[tuple[str, Turn, list[int], list[int]]]:
+    """Turns about a page, of at most `budget` tokens in all: the style, the turn, the tokens of its lead and body."""
     names = list(mixture)
     odds = np.array([mixture[name] for name in names])
     odds = odds / odds.sum()
-    turns: list[tuple[Turn, list[int], list[int]]] = []
+    turns: list[tuple[str, Turn, list[int], list[int]]] = []
     length = misses = 0
     while misses < MISSES:
-        turn = STYLES[names[rng.choice(len(names), p=odds)]](rng, page)
+        style = names[rng.choice(len(names), p=odds)]
+        turn = STYLES[style](rng, page)
         lead = vlm.tokenizer(turn.lead)["input_ids"]
         body = [*vlm.tokenizer(turn.lead + turn.body)["input_ids"][len(lead) :], vlm.eos_ids[0]]
         if length + len(lead) + len(body) > budget:
             misses += 1
             continue
-        turns.append((turn, lead, body))
+        turns.append((style, turn, lead, body))
         length += len(lead) + len(body)
     return turns
 
