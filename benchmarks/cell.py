@@ -20,6 +20,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 CELL = "cell.json"
+STYLE = "base"
+"""How questions become prompts: `cleareyed.tasks.prompts`."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,22 @@ def alternate(count: int) -> list[float]:
     return [float(row % 2 == 0) for row in range(count)]
 
 
+class SideFailed(Exception):
+    """A side ended without a result; the message is the end of what it said."""
+
+
+class OutOfMemory(SideFailed):
+    """The machine ran out of memory."""
+
+
 def run_side(
     python: str, script: str, folder: Path, *arguments: str, threads: int, use_gpu: bool = False
-) -> dict[str, Any] | None:
-    """Run one side in a process of its own and return what it wrote; None if the machine ran out of memory."""
+) -> dict[str, Any]:
+    """Run one side in a process of its own and return what it wrote.
+
+    Raises:
+        OutOfMemory, SideFailed: it wrote nothing.
+    """
     kept = {name: value for name, value in os.environ.items() if python == sys.executable or name != "PYTHONPATH"}
     environment = {**kept, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if not use_gpu:
@@ -89,11 +103,12 @@ def run_side(
             process.kill()
             process.wait()
             raise
-        if code == -signal.SIGKILL:
-            return None
-        if code != 0:
-            log.seek(0)
-            raise SystemExit(f"{log.read()[-4000:]}\n{script} {' '.join(arguments)} ended with code {code}")
+        log.seek(0)
+        said = log.read()
+    if code == -signal.SIGKILL or "OutOfMemoryError" in said:
+        raise OutOfMemory("out of memory")
+    if code != 0:
+        raise SideFailed(f"{said[-4000:].strip()}")
     values: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     return values
 

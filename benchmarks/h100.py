@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cell import Cell, write_cell
-from grpo_step import STYLE, best_of_trl, open_picture, run_shared, run_trl, save
+from cell import STYLE, Cell, write_cell
+from grpo_step import best_of_trl, run_trl, save
+from own_side import open_picture, run_shared
 from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer
@@ -240,9 +241,9 @@ def trl_beside(shape: ShapeSpec, cell: Cell, folder: Path, options: argparse.Nam
     del vlm
     on_gpu = not options.tiny
     chosen, tried = best_of_trl(cell, folder, options.trl_python, options.trl_batch, ["dynamic", "static"], on_gpu)
-    found = run_trl(cell, folder, options.trl_python, chosen, on_gpu) if chosen else None
-    if found is None:
+    if chosen is None:
         return {"seconds": None, "tried": tried}
+    found = run_trl(cell, folder, options.trl_python, chosen, on_gpu)
     kept = {name: found[name] for name in ("phases", "peak_mb", "versions")}
     return {"seconds": statistics.median(found["seconds"]), **kept, "settings": chosen, "tried": tried}
 

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
-from tiny import picture, tiny_qwen2_vl
+from tiny import picture, tiny_qwen2_vl, tiny_tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from cleareyed.models.build import qwen2_vl_config
 from cleareyed.models.encode import encode
+from cleareyed.models.load import FAMILIES
 from cleareyed.models.vlm import VLM
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -65,10 +67,10 @@ def test_grpo_step_compares_a_step_in_a_process_of_its_own(
 def test_the_step_without_sharing_does_the_same_work(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Both of our sides see the same tokens and pixels, and without sharing the micro-batches cover all rows."""
-    module = load("grpo_step", monkeypatch)
+    """Its micro-batches cover all completions, each with its own prompt, and it learns."""
+    step, module = load("grpo_step", monkeypatch), load("own_side", monkeypatch)
     monkeypatch.setattr(sys, "argv", ["grpo_step", *ONE_CELL, *FEW, "--no-trl", "--model", str(checkpoint)])
-    cell = module.make_cell(tmp_path, module.parse(), 32, 3, 0.04)
+    cell = step.make_cell(tmp_path, step.parse(), 32, 3, 0.04)
     vlm = module.load(cell)
     rows: list[int] = []
     monkeypatch.setattr(module, "run_prefix", lambda *a: rows.append(len(a[1])) or run_prefix(*a))
@@ -140,11 +142,6 @@ def test_h100_runs_small_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_h100_counts_the_sizes_of_qwen2_vl_2b(monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("h100", monkeypatch)
-    from tiny import tiny_tokenizer
-
-    from cleareyed.models.build import qwen2_vl_config
-    from cleareyed.models.load import FAMILIES
-
     with torch.device("meta"):
         model: Any = FAMILIES["qwen2_vl"]._from_config(qwen2_vl_config(module.QWEN2_VL_2B, tiny_tokenizer()))
     assert sum(parameter.numel() for parameter in model.parameters()) == 2_208_985_600
