@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from training.small import colour_task, grpo_recipe, sft_recipe
 
 from cleareyed.errors import InputError
 from cleareyed.models.encode import encode
+from cleareyed.models.forward import run_prefix
 from cleareyed.models.ghost import KNOWN, Ledger, Outline, ghost_tensor, ghost_vlm, outline
 from cleareyed.models.vlm import VLM
 from cleareyed.preflight_command import preflight
@@ -70,7 +72,10 @@ def test_a_folder_with_a_configuration_alone_will_do(checkpoint: Path, tmp_path:
     assert (of.has_weights, whole.has_weights) == (False, True)
     assert of.tokenizer is None
     assert of.image_processor.size == whole.image_processor.size
+    (tmp_path / "config.json").unlink()
     with pytest.raises(InputError, match=r"no config\.json"):
+        outline(ModelSpec(path=str(tmp_path)))
+    with pytest.raises(InputError, match="no such folder"):
         outline(ModelSpec(path=str(tmp_path / "elsewhere" / "no")))
 
 
@@ -87,9 +92,9 @@ def test_the_ledger_counts_what_lives() -> None:
         chosen = y[torch.arange(100) < 7]
     assert (phase.peak, ledger.peak) == (8000, 8000)
     assert chosen.shape == (7, 10)
-    assert ledger.live == 4000 + 280 + 56 + 800 - 800 or ledger.live >= 4280
+    assert ledger.live == 4000 + 280
     del y, chosen
-    assert ledger.live < 4280
+    assert ledger.live == 0
 
 
 def test_the_largest_sample_is_found_and_long_prompts_are_named(tmp_path: Path) -> None:
@@ -169,8 +174,6 @@ def test_memory_grows_with_what_is_held() -> None:
 
 def test_the_ghost_holds_what_the_model_holds() -> None:
     """The tensors of a real forward, kept for its backward, against those of the ghost's."""
-    from cleareyed.models.forward import run_prefix
-
     vlm = tiny_qwen2_vl()
     prompts = [encode(vlm, "How many red cubes?", [picture(64, 64, seed)]) for seed in range(3)]
     kept: dict[int, int] = {}
@@ -186,17 +189,17 @@ def test_the_ghost_holds_what_the_model_holds() -> None:
         prefix = run_prefix(vlm, prompts)
     assert prefix.states.requires_grad
     ghost = ghost_vlm(outline_of(vlm), CPU)
+    shapes = [
+        replace(prompt, pixels=ghost_tensor(ghost, *prompt.pixels.shape))
+        for prompt in prompts
+        if prompt.pixels is not None
+    ]
     ledger = Ledger(ghost)
     with ledger:
-        shapes = [
-            replace(prompt, pixels=ghost_tensor(ghost, *prompt.pixels.shape))
-            for prompt in prompts
-            if prompt.pixels is not None
-        ]
         ghostly = run_prefix(ghost, shapes)
         live = ledger.live
     assert ghostly.states.shape == prefix.states.shape
-    assert live == pytest.approx(sum(kept.values()), rel=0.1)
+    assert live == pytest.approx(sum(kept.values()), rel=0.02)
 
 
 def test_advice_is_mildest_first_and_ends_with_what_fits() -> None:
@@ -251,12 +254,10 @@ def test_the_peak_of_this_process_is_at_least_what_it_holds() -> None:
     peak, reserved = peak_memory()
     assert 200e6 < peak <= reserved
     del block
-    assert peak_memory()[0] >= peak
+    assert peak_memory()[0] > peak - 5e6  # the kernel's own count is that exact
 
 
 def recipe_file(folder: Path, model: Path, **changes: Any) -> Path:
-    import json
-
     rows = []
     for index, colour in enumerate(("red", "green", "blue")):
         Image.new("RGB", (32, 32), colour).save(folder / f"{colour}.png")
@@ -281,8 +282,6 @@ def recipe_file(folder: Path, model: Path, **changes: Any) -> Path:
 
 
 def test_a_run_is_tried_and_timed(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import json
-
     measured = {"task": {"name": "table", "path": str(tmp_path / "rows.jsonl")}}
     path = recipe_file(tmp_path, checkpoint, measure=[measured])
     out = tmp_path / "found.json"
