@@ -30,6 +30,7 @@ EXPECTED = {
         True,
     ),
     "instruct-no-reasoning": ("How many {cups}?", "", True),
+    "bare": ("How many {cups}?", "", False),
     "plain": ("Question: How many {cups}?\nAnswer:", "", False),
     "plain-worked": ("Question: How many {cups}?\nWorking:", "", False),
 }

@@ -7,22 +7,24 @@ from typing import overload
 
 from cleareyed.errors import InputError
 from cleareyed.recipe import TaskSpec
-from cleareyed.tasks import blink, nlvr
 from cleareyed.tasks.names import unknown
+from cleareyed.tasks.prepared import prepared_about, prepared_samples
+from cleareyed.tasks.published import PUBLISHED, read_published, split_of
 from cleareyed.tasks.scenes.task import scenes_task
 from cleareyed.tasks.table import table_task
 from cleareyed.tasks.task import Sample, Task
 
 SCENES = {"scenes-train": "train", "scenes-val": "val", "scenes-bench": "bench"}
-NAMES = (*SCENES, "nlvr", "blink", "table")
+NAMES = (*SCENES, *PUBLISHED, "table")
 
 
 def load_task(spec: TaskSpec, data_root: Path | None) -> Task:
     """The task a recipe asks for, with the recipe's limit and accuracy rule.
 
-    `nlvr` needs a `split` (`train` or `dev`) unless `path` names a file; a `path` of `nlvr` or `blink` is under
-    `data_root`, that of `table` under the current folder. InputError: an unknown name, a field that does not belong
-    to the task or is missing, no data root where one is needed, and whatever the task's own loader finds wrong.
+    `nlvr` and `sat` need a `split` unless `path` names a file whose name ends in one; a `path` is under `data_root`,
+    that of `table` under the current folder. A file that `cleareyed data` prepared is read in place of published
+    ones. InputError: an unknown name, a field that does not belong to the task or is missing, no data root where one
+    is needed, and whatever the task's own loader finds wrong.
     """
     task = _load(spec, data_root)
     if spec.limit is not None:
@@ -34,30 +36,43 @@ def _load(spec: TaskSpec, data_root: Path | None) -> Task:
     if spec.name in SCENES:
         _refuse(spec, "path", "split")
         return scenes_task(SCENES[spec.name])
-    if spec.name == "nlvr":
-        return nlvr.nlvr_task(_nlvr_file(spec, data_root))
-    if spec.name == "blink":
-        _refuse(spec, "split")
-        place = _under_root(spec, data_root)
-        return blink.blink_task([place] if place.suffix else [place / file for file in blink.FILES])
+    if spec.name in PUBLISHED:
+        return _published(spec, data_root)
     if spec.name == "table":
         _refuse(spec, "split")
         if spec.path is None:
             raise InputError("task `table`: field `path` is missing; name a .jsonl or .parquet file")
-        return table_task(Path(spec.path))
+        return _prepared("table", Path(spec.path)) or table_task(Path(spec.path))
     raise unknown("task", spec.name, NAMES)
 
 
-def _nlvr_file(spec: TaskSpec, data_root: Path | None) -> Path:
-    place = _under_root(spec, data_root)
-    if place.suffix:
+def _published(spec: TaskSpec, data_root: Path | None) -> Task:
+    place, published = _under_root(spec, data_root), PUBLISHED[spec.name]
+    if spec.name.startswith("blink") or (spec.name == "nlvr" and place.suffix):
         _refuse(spec, "split")
-        return place
-    if spec.split is None:
-        raise InputError("task `nlvr`: field `split` is missing; write `split: train` or `split: dev`")
-    if spec.split not in nlvr.SPLITS:
-        raise unknown("split of task `nlvr`", spec.split, nlvr.SPLITS)
-    return place / f"{spec.split}.parquet"
+    if place.suffix:
+        split = "" if spec.name == "nlvr" else split_of(spec.name, place, spec.split)  # nlvr's rows hold their ids
+        return _prepared(spec.name, place) or _as_published(spec.name, split, [place])
+    split = published.split(spec.name, spec.split)
+    prepared = _prepared(spec.name, place / f"{split}.parquet")
+    if prepared is not None:
+        return prepared
+    if spec.name == "blink-all" and not place.is_dir():
+        place = place.with_name("blink")
+    return _as_published(spec.name, split, published.files(place, split))
+
+
+def _as_published(name: str, split: str, files: Sequence[Path]) -> Task:
+    return Task(name=name, samples=read_published(name, split, files))
+
+
+def _prepared(name: str, file: Path) -> Task | None:
+    about = prepared_about(file)
+    if about is None:
+        return None
+    if about.get("task") != name:
+        raise InputError(f"{file}: prepared as task `{about.get('task')}`, not `{name}`; name the task so")
+    return Task(name=name, samples=prepared_samples(file))
 
 
 def _refuse(spec: TaskSpec, *fields: str) -> None:

@@ -1,17 +1,54 @@
-"""Pictures from outside: decoded when needed, within bounds."""
+"""Pictures from outside: decoded when needed, within bounds; and their bytes as they are."""
 
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cleareyed.errors import InputError
+from cleareyed.tasks.task import LoadImage
 
 MAX_PIXELS = 50_000_000
 """The largest picture that is decoded, in pixels (150 MB as RGB)."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Decoders that are allowed to see the data; Pillow has others that start programs."""
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A `LoadImage` whose picture lies encoded somewhere."""
+
+    def data(self) -> bytes:
+        """The encoded picture, byte for byte as it is stored. InputError if it can no longer be read."""
+
+
+@dataclass(frozen=True)
+class FileImage:
+    """Loads a picture file. `where` names the data file and row in errors."""
+
+    path: Path
+    where: str
+
+    def data(self) -> bytes:
+        return _read(self.path, self.where)
+
+    def __call__(self) -> Image.Image:
+        return decode_image(self.data(), f"{self.where} ({self.path})")
+
+
+def picture_bytes(load: LoadImage) -> bytes:
+    """The encoded picture: as it is stored where it comes from a file, else the rendered pixels as PNG.
+
+    InputError as `load` itself raises it.
+    """
+    if isinstance(load, Stored):
+        return load.data()
+    out = BytesIO()
+    load().save(out, "PNG")
+    return out.getvalue()
 
 
 def decode_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -45,11 +82,14 @@ def decode_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image
 
 def read_image(path: Path, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """`decode_image` of a file; InputError if it cannot be read."""
+    return decode_image(_read(path, where), f"{where} ({path})", max_pixels)
+
+
+def _read(path: Path, where: str) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{where}: image file {path} cannot be read: {error.strerror}") from error
-    return decode_image(data, f"{where} ({path})", max_pixels)
 
 
 def _too_large(where: str, size: str, max_pixels: int) -> InputError:

@@ -4,38 +4,30 @@ Read from `<root>/nlvr/{train,dev}.parquet` with the columns id, group, image, s
 a group share one sentence, so intervals resample by group.
 """
 
-from functools import partial
-from pathlib import Path
-
 from cleareyed.errors import InputError
-from cleareyed.tasks.parquet import Cell, read_columns
 from cleareyed.tasks.prompts import offer
-from cleareyed.tasks.table import cell_image
-from cleareyed.tasks.task import Sample, Task
+from cleareyed.tasks.rows import Row
+from cleareyed.tasks.task import Sample
 
+PICTURES = ("image",)
 SPLITS = ("train", "dev")
 CHOICES = ("true", "false")
 
 
-def nlvr_task(path: Path, name: str = "nlvr") -> Task:
-    """The task in that file. InputError: a missing file or column, or an empty value."""
-    rows = read_columns(path, ("id", "group", "sentence", "label"), lazy="image")
-    return Task(name=name, samples=tuple(_sample(path, row, cell) for row, cell in rows))
-
-
-def _sample(path: Path, row: dict[str, object], cell: Cell) -> Sample:
-    where = f"{path}, id {row['id']}"
+def nlvr_sample(row: Row) -> Sample:
+    """One row as a sample. InputError naming the field that is wrong."""
+    where = f"{row.path}, id {row.values.get('id')}"
     for field in ("id", "group", "sentence"):
-        if not isinstance(row[field], str) or not row[field]:
+        if not isinstance(row.values.get(field), str) or not row.values[field]:
             raise InputError(f"{where}: field `{field}` is empty; give it some text")
-    if not isinstance(row["label"], bool):
+    if not isinstance(row.values.get("label"), bool):
         raise InputError(f"{where}: field `label` is neither true nor false; make the column boolean")
-    question = f'Is this sentence true of the picture: "{row["sentence"]}"?'
+    question = f'Is this sentence true of the picture: "{row.values["sentence"]}"?'
     return Sample(
-        id=str(row["id"]),
+        id=row.values["id"],
         question=offer(question, CHOICES),
-        answer=CHOICES[0] if row["label"] else CHOICES[1],
+        answer=CHOICES[0] if row.values["label"] else CHOICES[1],
         choices=CHOICES,
-        images=(partial(cell_image, cell, None, where),),
-        group=str(row["group"]),
+        images=row.images(),
+        group=row.values["group"],
     )

@@ -39,12 +39,14 @@ STYLES: Mapping[str, PromptStyle] = {
         PromptStyle("instruct", f"{{question}}  {_TAGS} (option) in <answer> </answer> tags.", chat=True),
         PromptStyle("instruct-eval", f"{{question}}\n{_TAGS} in <answer> </answer> tags.", chat=True),
         PromptStyle("instruct-no-reasoning", "{question}", chat=True),
+        PromptStyle("bare", "{question}"),
         PromptStyle("plain", "Question: {question}\nAnswer:"),
         PromptStyle("plain-worked", "Question: {question}\nWorking:"),
     )
 }
 """By name. `base`, `no-reasoning`, `instruct` (as trained) and `instruct-eval` (as evaluated on CV-Bench) are
-VisualThinker-R1-Zero's (arXiv 2503.05132 and its repository); its `instruct-no-reasoning` is the bare question.
+VisualThinker-R1-Zero's (arXiv 2503.05132 and its repository); its `instruct-no-reasoning` is the bare question, which
+`bare` asks without chat roles.
 `plain` and `plain-worked` are the question forms of our own pretraining corpus."""
 
 

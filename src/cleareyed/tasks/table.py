@@ -14,15 +14,14 @@ Every other column is handed to reward functions by its name.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from cleareyed.errors import InputError
-from cleareyed.tasks.images import decode_image, read_image
-from cleareyed.tasks.parquet import Cell, read_columns
+from cleareyed.tasks.images import FileImage
+from cleareyed.tasks.parquet import Cell, CellImage, read_columns
 from cleareyed.tasks.prompts import offer
 from cleareyed.tasks.task import LoadImage, Sample, Task
 
@@ -56,12 +55,7 @@ def table_task(path: Path, name: str = "table") -> Task:
 
 def cell_image(cell: Cell, index: int | None, where: str) -> Image.Image:
     """The picture whose bytes are in a parquet cell, or in item `index` of the list there."""
-    value = cell.value()
-    item = value if index is None else value[index]
-    data = item["bytes"] if isinstance(item, dict) else item
-    if not isinstance(data, bytes):
-        raise InputError(f"{where}: field `image` is {_kind(data)}; give the encoded bytes of a picture")
-    return decode_image(data, where)
+    return CellImage(cell, index, where)()
 
 
 def _rows(path: Path) -> Iterator[tuple[str, int, Row, Cell | None]]:
@@ -162,7 +156,7 @@ def _image(path: Path, where: str, item: object, cell: Cell | None, index: int |
     if isinstance(item, dict) and cell is not None:
         held = item.get("bytes") or item.get("path")
     if isinstance(held, bytes) and held and cell is not None:
-        return partial(cell_image, cell, index, where)
+        return CellImage(cell, index, where)
     if not isinstance(held, str) or not held:
         raise InputError(f"{where}: field `image` is {_kind(held)}; give the path of a picture, relative to the file")
     file = path.parent / held
@@ -176,7 +170,7 @@ def _image(path: Path, where: str, item: object, cell: Cell | None, index: int |
         file.open("rb").close()
     except OSError as error:
         raise InputError(f"{where}: field `image`: {file} cannot be read: {error.strerror}") from error
-    return partial(read_image, file, where)
+    return FileImage(file, where)
 
 
 def _kind(value: object) -> str:
