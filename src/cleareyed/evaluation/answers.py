@@ -36,7 +36,8 @@ class Reply:
     state: State
     text: str
     finish: str = ""
-    """The provider's own word for why it ended ("stop", "length", "end_turn", a policy code); "" if it gave none."""
+    """The provider's own word for why it ended ("stop", "length", "end_turn", a policy code); "" if it gave none.
+    Of a failed sample the kind of its last error."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     request_id: str | None = None

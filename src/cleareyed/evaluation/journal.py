@@ -1,0 +1,341 @@
+"""The truth of an evaluation: a file to which every answer is added before it counts.
+
+One JSON object a line; its last field, `crc32`, is the checksum of the bytes before it. An answer is handed to the
+system the moment it is there, so that a killed process loses only what was still on the wire; it counts when the
+disk has it (fdatasync, one call for all that wait), so that a power cut loses nothing that was counted.
+"""
+
+import asyncio
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from zlib import crc32
+
+from cleareyed.errors import InputError
+from cleareyed.evaluation.answers import Answer, State, clean_text
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+MARK = b',"crc32":"'
+TAIL = len(MARK) + 8 + len(b'"}\n')
+ID_BYTES = 16
+FIELDS = tuple(field.name for field in fields(Answer))
+BEGIN = b'{"sample_id":"'
+SYNC_EVERY = 0.02
+"""Seconds for which answers gather before one fdatasync; those who ask go on meanwhile."""
+
+
+class Journal:
+    """An open journal, held by this process alone. Made by `Journal.open`; use it in a `with` statement."""
+
+    def __init__(self, path: Path, file: int, lock: int) -> None:
+        self.path = path
+        self.done = IdSet()
+        """What is answered: `identity` of sample and key. Failed samples are not in it."""
+        self.torn = 0
+        """Last lines dropped on opening because they were half-written: 0 or 1. Their answers had not counted."""
+        self._file, self._lock = file, lock
+        self._end = 0
+        self._broken: InputError | None = None
+        self._syncing: asyncio.Task[None] | None = None
+        self._waiting: asyncio.Future[None] | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or create `path`, read what it holds and lock out every other process.
+
+        InputError: another process (named by its id) has it open; a line that is not the last is damaged (named
+        by its number); the file cannot be read or written.
+        """
+        lock = _take_lock(path)
+        try:
+            journal = cls(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), lock)
+        except OSError as error:
+            _drop_lock(path, lock)
+            raise InputError(f"{path}: cannot be opened: {error.strerror}") from error
+        try:
+            journal._read()
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file back; whatever `add` has returned from is on disk already."""
+        os.close(self._file)
+        _drop_lock(self.path, self._lock)
+
+    def has(self, sample_id: str, key: str) -> bool:
+        """Whether this sample has an answer (in any state but `failed`) to exactly this request."""
+        return identity(sample_id, key) in self.done
+
+    async def add(self, answers: Iterable[Answer]) -> None:
+        """Write the answers; returns when the disk has them. Calls may overlap: one fdatasync serves all that wait.
+
+        InputError if the disk is full or fails: the file is cut back to its last whole line and takes no more.
+        """
+        self._write(answers)
+        if self._waiting is None:
+            self._waiting = asyncio.get_running_loop().create_future()
+        waiting = self._waiting
+        if self._syncing is None:
+            self._syncing = asyncio.create_task(self._sync())
+        await asyncio.shield(waiting)
+
+    def _write(self, answers: Iterable[Answer]) -> None:
+        if self._broken is not None:
+            raise self._broken
+        answers = list(answers)
+        data = memoryview(b"".join(map(to_line, answers)))
+        try:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._file, data[written:], self._end + written)
+        except OSError as error:
+            os.ftruncate(self._file, self._end)
+            raise self._break(error) from error
+        self._end += len(data)
+        for answer in answers:
+            self._remember(answer.sample_id, answer.key, answer.state)
+
+    async def _sync(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while (waiting := self._waiting) is not None:
+                await asyncio.sleep(SYNC_EVERY)
+                self._waiting = None
+                try:
+                    await loop.run_in_executor(None, _fdatasync, self._file)
+                except OSError as error:
+                    waiting.set_exception(self._break(error))
+                    waiting.exception()  # seen, even where the one who waited is gone
+                else:
+                    waiting.set_result(None)
+        finally:
+            self._syncing = None
+
+    def _break(self, error: OSError) -> InputError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        reason = "the disk is full" if full else f"cannot be written ({error.strerror})"
+        remedy = "free some space" if full else "see to the disk"
+        self._broken = InputError(
+            f"{self.path}: {reason}; every answer counted so far is safe: {remedy} and give the same command again"
+        )
+        return self._broken
+
+    def _remember(self, sample_id: str, key: str, state: State) -> None:
+        if state != "failed":
+            self.done.add(identity(sample_id, key))
+
+    def _read(self) -> None:
+        size = os.fstat(self._file).st_size
+        with open(self._file, "rb", closefd=False) as file:
+            for number, start, line in _lines(file, size):
+                held = _fields(line)
+                if held is None:
+                    if not _is_torn(line):
+                        raise _damaged(self.path, number)
+                    self.torn = 1
+                    os.ftruncate(self._file, start)
+                    return
+                try:
+                    self._remember(held["sample_id"], held["key"], held["state"])
+                except KeyError as error:
+                    raise _foreign(self.path, number) from error
+                self._end = start + len(line)
+
+
+class IdSet:
+    """A set of 16-byte digests in one block of memory: about 32 bytes each, where a `set` of `bytes` takes 100.
+
+    Open addressing with linear probing; the digests are their own hashes. All zeros is not a digest.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._slots = 1024
+        self._table = bytearray(self._slots * ID_BYTES)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, name: bytes) -> bool:
+        return self._table[(at := self._find(name)) : at + ID_BYTES] == name
+
+    def add(self, name: bytes) -> None:
+        at = self._find(name)
+        if self._table[at : at + ID_BYTES] == name:
+            return
+        self._table[at : at + ID_BYTES] = name
+        self._count += 1
+        if self._count * 3 > self._slots * 2:
+            self._grow()
+
+    def _find(self, name: bytes) -> int:
+        """Where `name` is, or the empty place where it belongs."""
+        slot = int.from_bytes(name[:8], "little") % self._slots
+        while True:
+            held = self._table[slot * ID_BYTES : (slot + 1) * ID_BYTES]
+            if held == name or not any(held):
+                return slot * ID_BYTES
+            slot = (slot + 1) % self._slots
+
+    def _grow(self) -> None:
+        old = self._table
+        self._slots *= 2
+        self._table = bytearray(self._slots * ID_BYTES)
+        for start in range(0, len(old), ID_BYTES):
+            name = old[start : start + ID_BYTES]
+            if any(name):
+                at = self._find(bytes(name))
+                self._table[at : at + ID_BYTES] = name
+
+
+def identity(sample_id: str, key: str) -> bytes:
+    """The 16 bytes under which a sample's answer to one request is remembered."""
+    return hashlib.blake2b(f"{key} {sample_id}".encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).digest()
+
+
+def to_line(answer: Answer) -> bytes:
+    """The answer as a line of the journal."""
+    held = {name: getattr(answer, name) for name in FIELDS}
+    text = json.dumps(held, separators=(",", ":"))
+    if "\\ud" in text:  # an emoji, or half of one
+        held = {name: clean_text(value) if isinstance(value, str) else value for name, value in held.items()}
+        text = json.dumps(held, separators=(",", ":"))
+    body = text[:-1].encode()
+    return body + MARK + b'%08x"}\n' % crc32(body)
+
+
+def from_line(line: bytes) -> Answer | None:
+    """The answer in a line; None if the line is torn or damaged. ValueError: a whole line of something else."""
+    held = _fields(line)
+    return None if held is None else _answers().validate_python(held)
+
+
+def read_answers(path: Path) -> Iterator[Answer]:
+    """The answers of a journal, one a sample, in the order of the file.
+
+    The last line of a sample counts: one that failed, or was asked otherwise, has an older one before it. A torn
+    last line is left out. The journal may be open elsewhere: what it held at the call is read. Memory grows by some
+    200 bytes a line, not with the texts.
+    InputError: a damaged line (named by its number), an unreadable file.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            last: dict[str, int] = {}
+            for number, start, line in _lines(file, size):
+                if (held := _fields(line)) is not None:
+                    last[str(held.get("sample_id"))] = start
+                elif not _is_torn(line):
+                    raise _damaged(path, number)
+            current = set(last.values())
+            del last
+            file.seek(0)
+            for number, start, line in _lines(file, size):
+                if start in current:
+                    try:
+                        answer = from_line(line)
+                    except ValueError as error:
+                        raise _foreign(path, number) from error
+                    if answer is not None:
+                        yield answer
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _lines(file: BinaryIO, size: int) -> Iterator[tuple[int, int, bytes]]:
+    """Number from 1, place of the first byte, and bytes of each line that begins within the first `size` bytes."""
+    start = 0
+    for number, line in enumerate(file, 1):
+        if start >= size:
+            return
+        yield number, start, line
+        start += len(line)
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether this is the beginning of a line of ours or the zeros of a power cut: nothing else is dropped."""
+    begins = line.startswith(BEGIN) or BEGIN.startswith(line)
+    return not line.endswith(b"\n") and (begins or not line.strip(b"\0"))
+
+
+def _fields(line: bytes) -> dict[str, Any] | None:
+    """What a line holds, or None if it does not match its checksum."""
+    body, tail = line[:-TAIL], line[-TAIL:]
+    if tail != MARK + b'%08x"}\n' % crc32(body):
+        return None
+    held: dict[str, Any] = json.loads(body + b"}")
+    return held
+
+
+@cache
+def _answers() -> "TypeAdapter[Answer]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Answer)
+
+
+def _damaged(path: Path, number: int) -> InputError:
+    return InputError(
+        f"{path}: line {number} does not match its checksum; the file was changed or the disk is faulty: "
+        f"restore it, or remove that line to have its sample asked again"
+    )
+
+
+def _foreign(path: Path, number: int) -> InputError:
+    return InputError(f"{path}: line {number} is no answer of this version's journal; name another file")
+
+
+def _fdatasync(file: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(file)
+
+
+def _take_lock(path: Path) -> int:
+    """A lock on PATH.lock, which holds the owner's process id and goes with it."""
+    name = path.with_name(path.name + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock).st_ino == os.stat(name).st_ino:
+                    os.ftruncate(lock, 0)
+                    os.write(lock, str(os.getpid()).encode())
+                    return lock
+            except BlockingIOError:
+                owner = os.read(lock, 20).decode(errors="replace") or "unknown"
+                os.close(lock)
+                raise InputError(
+                    f"{path}: in use by process {owner}, which is asking the same questions; wait until it ends, "
+                    f"or give this run another name"
+                ) from None
+            except FileNotFoundError:
+                pass  # the last owner removed the name between our opening and locking it
+            os.close(lock)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be made: {error.strerror}; the journal needs a lock beside it") from error
+
+
+def _drop_lock(path: Path, lock: int) -> None:
+    path.with_name(path.name + ".lock").unlink(missing_ok=True)
+    os.close(lock)

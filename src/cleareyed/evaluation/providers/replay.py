@@ -1,0 +1,102 @@
+"""Recorded answers, given again: to score published answers, or old ones anew, without asking anyone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cleareyed.errors import InputError
+from cleareyed.evaluation.answers import STATES, Reply, State
+from cleareyed.evaluation.journal import MARK
+from cleareyed.evaluation.request import Prepared, Request, request_hash
+
+KNOWN = ("finish", "request_id", "served", "error")
+COUNTS = ("prompt_tokens", "completion_tokens")
+
+
+class ReplayAnswerer:
+    """An `Answerer` that reads a file: a journal of ours, or JSON Lines of `sample_id`, `text` and, if known, `state`.
+
+    Without a `state`, a text is `answered` and a blank one `empty`. Of a journal the last line of a sample counts;
+    in another file a sample may occur once. A sample that the file does not hold has `failed`. Memory grows by some
+    200 bytes a line, not with the texts.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """InputError: an unreadable file; a line that is no recorded answer, named by its number."""
+        self.name = f"replay:{path}"
+        self.revision: str | None = None
+        self._path = path
+        self._places: dict[str, tuple[int, int]] = {}
+        try:
+            self._file = path.open("rb")
+            self._index()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+    def prepare(self, request: Request) -> Prepared:
+        """The sample's id: the file does not say what exactly was asked, so nothing of it can be compared."""
+        return Prepared(request.sample_id, request_hash([request.sample_id.encode("utf-8", "surrogatepass")]))
+
+    async def send(self, prepared: Prepared) -> Reply:
+        """What was recorded."""
+        place = self._places.get(prepared.sent)
+        if place is None:
+            return Reply("failed", "", error=f"{self._path.name} holds no answer to this sample")
+        start, number = place
+        self._file.seek(start)
+        recorded = self._recorded(self._file.readline(), number)
+        return Reply(
+            recorded["state"],
+            recorded["text"],
+            recorded.get("finish") or "",
+            recorded.get("prompt_tokens"),
+            recorded.get("completion_tokens"),
+            recorded.get("request_id"),
+            recorded.get("served"),
+            recorded.get("error"),
+        )
+
+    async def close(self) -> None:
+        self._file.close()
+
+    def _index(self) -> None:
+        start = 0
+        for number, line in enumerate(self._file, 1):
+            if line.strip():
+                sample_id = self._recorded(line, number)["sample_id"]
+                if sample_id in self._places and MARK not in line:
+                    first = self._places[sample_id][1]
+                    raise InputError(
+                        f"{self._path}: sample {sample_id!r} is on lines {first} and {number}; remove one"
+                    )
+                self._places[sample_id] = (start, number)
+            start += len(line)
+
+    def _recorded(self, line: bytes, number: int) -> dict[str, Any]:
+        where = f"{self._path}: line {number}"
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{where} is not JSON; mend or remove it") from error
+        if not isinstance(fields, dict):
+            raise InputError(f"{where} is not an object with sample_id and text; mend or remove it")
+        fields["state"] = _state(fields, where)
+        if fields["state"] not in ("answered", "cut-off"):
+            fields.setdefault("text", "")
+        for name in ("sample_id", "text"):
+            if not isinstance(fields.get(name), str):
+                raise InputError(f"{where}: {name} is not a text; every line needs sample_id and text")
+        for name, kind in [*((name, str) for name in KNOWN), *((name, int) for name in COUNTS)]:
+            if not isinstance(fields.get(name), kind | None):
+                raise InputError(
+                    f"{where}: {name} is not {'a text' if kind is str else 'a number'}; mend or remove it"
+                )
+        return fields
+
+
+def _state(fields: dict[str, Any], where: str) -> State:
+    text = fields.get("text")
+    state: State = fields.get("state") or ("answered" if isinstance(text, str) and text.strip() else "empty")
+    if state not in STATES:
+        raise InputError(f"{where}: state is not one of {', '.join(STATES)}; mend it or leave it out")
+    return state
