@@ -147,3 +147,74 @@ def test_windows():
     assert 1.0 <= found.interval.low < 2.0 < found.interval.high <= 3.0
     with pytest.raises(ValueError, match="at least 7"):
         stats.lowest_window(values, 7)
+
+
+def flips(sums):
+    """The share of all sign flips of `sums` whose total is at least as far from 0."""
+    totals = [
+        sum(s * v for s, v in zip(signs, sums, strict=True)) for signs in itertools.product((1, -1), repeat=len(sums))
+    ]
+    return sum(abs(total) >= abs(sum(sums)) - 1e-9 for total in totals) / len(totals)
+
+
+def test_exact_paired_is_mcnemar_for_items_that_stand_alone():
+    for both, first_only, second_only, neither in [
+        (3, 2, 7, 1),
+        (0, 5, 0, 0),
+        (4, 0, 0, 4),
+        (10, 6, 6, 0),
+        (0, 0, 40, 0),
+    ]:
+        first = [True] * (both + first_only) + [False] * (second_only + neither)
+        second = [True] * both + [False] * first_only + [True] * second_only + [False] * neither
+        found = stats.exact_paired(first, second, [""] * len(first))
+        assert found == pytest.approx(stats.mcnemar(first_only, second_only), rel=1e-9)
+
+
+def test_exact_paired_swaps_whole_groups():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        numbers = rng.integers(0, 7, 24)
+        first, second = rng.integers(0, 2, (2, 24)).astype(bool)
+        sums = np.bincount(numbers, weights=second.astype(int) - first.astype(int))
+        assert stats.exact_paired(first, second, [f"g{one}" for one in numbers]) == pytest.approx(flips(sums.tolist()))
+    copies = stats.exact_paired([False] * 8, [True] * 8, list("aaaabbbb"))
+    assert copies == pytest.approx(0.5)  # two groups, not eight items
+
+
+def test_permutation_enumerates_few_groups_and_draws_from_many():
+    values = [0.3, -0.1, 0.25, 0.4, -0.05, 0.0, 0.15, 0.2]
+    assert stats.permutation(values, [""] * 8) == pytest.approx(flips(values))
+    groups = list("aabbccdd")
+    assert stats.permutation(values, groups) == pytest.approx(flips([0.2, 0.65, -0.05, 0.35]))
+    assert stats.permutation([0.0, 0.0], ["", ""]) == 1.0
+
+    first = [True] * 12 + [False] * 28 + [True] * 60
+    second = [False] * 12 + [True] * 28 + [True] * 60
+    differences = np.subtract(second, first, dtype=float)
+    drawn = stats.permutation(differences, [""] * 100, seed=1)
+    assert drawn == pytest.approx(stats.exact_paired(first, second, [""] * 100), abs=0.004)
+    assert drawn == stats.permutation(differences, [""] * 100, seed=1) > 1 / 10_000
+
+
+def test_macro_average_weighs_skills_alike_and_equals_enumeration_of_all_draws():
+    values, skills, groups = [1.0, 0.0, 1.0, 1.0, 0.0], ["x", "x", "x", "y", "y"], ["a", "a", "b", "", ""]
+    found = stats.macro_average(values, skills, groups, draws=20_000, confidence=0.8)
+    assert found.value == pytest.approx((2 / 3 + 1 / 2) / 2)
+    in_x = [sum(map(sum, draw)) / sum(map(len, draw)) for draw in itertools.product([(1, 0), (1,)], repeat=2)]
+    in_y = [sum(draw) / 2 for draw in itertools.product((1, 0), repeat=2)]
+    exact = np.quantile([(x + y) / 2 for x in in_x for y in in_y], [0.1, 0.9])
+    assert (found.interval.low, found.interval.high) == pytest.approx(tuple(exact), abs=1e-9)
+
+
+def test_macro_average_moves_the_skills_of_a_group_together():
+    values, skills = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0], ["x", "y"] * 4
+    together = stats.macro_average(values, skills, list("aabbccdd"))
+    assert together.interval == stats.Interval(0.5, 0.5)  # each group is half right, whichever is drawn
+    apart = stats.macro_average(values, skills, [""] * 8)
+    assert apart.interval.high - apart.interval.low > 0.4
+    one = stats.macro_average(values, [""] * 8, list("aaabbcde"), draws=8000)
+    alone = stats.cluster_bootstrap(values, list("aaabbcde"), draws=8000)
+    assert (one.interval.low, one.interval.high) == pytest.approx((alone.low, alone.high), abs=0.03)
+    with pytest.raises(ValueError, match="equally many"):
+        stats.macro_average(values, skills[1:], [""] * 8)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest, permutation_test
 
 from cleareyed.tasks.task import Sample
 
@@ -103,10 +103,53 @@ def mcnemar(first_only: int, second_only: int) -> float:
     """Two-sided exact p-value that discordant pairs fall either way equally often: Binomial(b + c, 1/2).
 
     McNemar (1947), Psychometrika 12:153, in its exact form. 1.0 without discordant pairs. Takes the pairs to be
-    independent: with clustered items read the interval of the difference instead.
+    independent; `exact_paired` does not.
     """
     discordant = first_only + second_only
     return float(binomtest(first_only, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def exact_paired(first: Sequence[bool], second: Sequence[bool], groups: Sequence[str]) -> float:
+    """Two-sided exact p-value of the difference between two answerers on the same N items, in groups.
+
+    Under the null hypothesis whole groups could swap the two answerers, so that each group's difference s (second
+    right minus first right) is as likely -s. The sum over the groups of size |s| = v is v (2 Binomial(m, 1/2) - m),
+    and those sums' distributions, convolved, give that of the total without drawing (the randomisation test of
+    Fisher 1935, section 21, enumerated). With items that stand alone this is exact McNemar.
+    """
+    one, two = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)  # (N,)
+    sums = np.bincount(group_numbers(groups), weights=two - one).astype(np.int64)  # (groups,)
+    null = np.ones(1)  # of (total + sum |s|) / 2
+    for size, times in zip(*np.unique(np.abs(sums[sums != 0]), return_counts=True), strict=True):
+        part = np.zeros(size * times + 1)
+        part[::size] = binom.pmf(np.arange(times + 1), times, 0.5)
+        null = np.convolve(null, part)
+    extremity = np.abs(2 * np.arange(len(null)) - (len(null) - 1))
+    return min(1.0, float(null[extremity >= abs(int(sums.sum()))].sum()))
+
+
+def permutation(
+    differences: Sequence[float] | Floats, groups: Sequence[str], draws: int = 9999, seed: int = 0
+) -> float:
+    """Two-sided p-value of the mean of paired `differences` (N,) being 0, by flipping the signs of whole groups.
+
+    For differences of any size, such as of rewards; `exact_paired` is for right-or-wrong answers. Computed by scipy:
+    all flips where there are no more than `draws`, else so many at random, each p then at least 1 / (draws + 1).
+    """
+    sums = np.bincount(group_numbers(groups), weights=np.asarray(differences, dtype=np.float64))  # (groups,)
+    sums = sums[sums != 0]  # a group without difference weighs nothing either way
+    if not len(sums):
+        return 1.0
+    found = permutation_test(
+        (sums,),
+        lambda flipped, axis: flipped.sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=draws,
+        batch=max(1, _BLOCK // len(sums)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
 
 
 def paired(
@@ -160,6 +203,45 @@ def seeds_and_items(
         by_seed = sums[items].sum(axis=1) / sizes[items].sum(axis=1, keepdims=True)  # (block, S)
         means.append(np.take_along_axis(by_seed, seeds, axis=1).mean(axis=1))
     return Estimate(float(table.mean()), _percentiles(np.concatenate(means), confidence))
+
+
+def macro_average(
+    values: Sequence[float] | Floats,
+    skills: Sequence[str],
+    groups: Sequence[str],
+    draws: int = 4000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Mean over skills of the mean of each skill's `values` (N,): every skill weighs the same, however many items.
+
+    The interval is a bootstrap of whole groups, in strata: groups that touch the same skills are drawn among each
+    other, so that no draw is without a skill and a group that spans skills moves them together (Davison & Hinkley
+    1997, section 3.2). For a difference of two answerers, hand in the differences. ValueError if lengths differ.
+    """
+    data = np.asarray(values, dtype=np.float64)  # (N,)
+    if not len(data) == len(skills) == len(groups) > 0:
+        raise ValueError(f"needs equally many: {len(data)} values, {len(skills)} skills, {len(groups)} groups")
+    names = {skill: index for index, skill in enumerate(dict.fromkeys(skills))}
+    numbers = group_numbers(groups)  # (N,)
+    shape = (int(numbers.max()) + 1, len(names))
+    cells = np.ravel_multi_index((numbers, np.array([names[skill] for skill in skills])), shape)  # (N,)
+    sums = np.bincount(cells, weights=data, minlength=shape[0] * shape[1]).reshape(shape)  # (groups, skills)
+    sizes = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)  # (groups, skills)
+    touched, stratum = np.unique(sizes > 0, axis=0, return_inverse=True)  # (strata, skills), (groups,)
+    rng = np.random.default_rng(seed)
+    means = []
+    for block in _blocks(draws, shape[0]):
+        totals, counts = np.zeros((2, block, shape[1]))  # (block, skills) each
+        for index, of in enumerate(touched):
+            (members,) = np.nonzero(stratum == index)
+            chosen = members[rng.integers(0, len(members), size=(block, len(members)))]  # (block, members)
+            for skill in np.flatnonzero(of):
+                totals[:, skill] += sums[:, skill][chosen].sum(axis=1)
+                counts[:, skill] += sizes[:, skill][chosen].sum(axis=1)
+        means.append((totals / counts).mean(axis=1))
+    value = float((sums.sum(axis=0) / sizes.sum(axis=0)).mean())
+    return Estimate(value, _percentiles(np.concatenate(means), confidence))
 
 
 def majority_class(answers: Sequence[str]) -> tuple[str, float]:
