@@ -10,8 +10,9 @@ from cleareyed.models.build import new_vlm
 from cleareyed.recipe import ShapeSpec
 from cleareyed.scoring.rules import well_formed
 from cleareyed.tasks.prompts import STYLES as PROMPTS
+from cleareyed.tasks.scenes.questions import ask_count
 from cleareyed.tasks.scenes.world import HELD_OUT
-from cleareyed.training.corpus import FORMED, STYLES, draw_any_question, draw_page, working
+from cleareyed.training.corpus import FORMED, STYLES, draw_any_question, draw_page, in_order, working
 from cleareyed.training.pack import draw_batch
 from cleareyed.training.pretrain import body_logits, image_features
 from cleareyed.training.tokenizer import train_tokenizer
@@ -36,8 +37,9 @@ def vlm():
 def test_working_compares_right_and_ends_in_the_answer():
     rng = np.random.default_rng(3)
     for i in range(600):
-        question = draw_any_question(rng, draw_page(rng))
-        text = working(rng, question, slip=i % 3 == 0)
+        page = draw_page(rng)
+        question = draw_any_question(rng, page)
+        text = working(rng, question, page.scene, slip=i % 3 == 0)
         assert text.endswith(f"so {question.answer}")
         for a, sign, b in re.findall(r"(\d+) ([<>]) (\d+)", text):
             assert (int(a) < int(b)) == (sign == "<")
@@ -45,6 +47,19 @@ def test_working_compares_right_and_ends_in_the_answer():
             assert (a < b) == (sign == "<")
         for a, b, c in re.findall(r"(\d+) \+ (\d+) = (\d+)", text):
             assert int(a) + int(b) == int(c)
+
+
+def test_counting_names_all_objects_and_numbers_those_that_count():
+    rng = np.random.default_rng(8)
+    for _ in range(200):
+        page = draw_page(rng)
+        question = ask_count(rng, page.scene, page.target or page.scene.things[0].colour)
+        text = working(rng, question, page.scene)
+        named = re.findall(r"(\w+ \w+)(?: (\d))?, ", text)
+        assert [name for name, _ in named] == [thing.name for thing in in_order(page.scene.things)]
+        counted = [name for name, number in named if number]
+        assert counted == [thing.name for thing in in_order(question.things)]
+        assert [int(number) for _, number in named if number] == list(range(1, len(counted) + 1))
 
 
 def test_pages_show_no_held_out_pair():

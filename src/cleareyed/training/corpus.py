@@ -110,10 +110,13 @@ def _wait(rng: np.random.Generator) -> str:
     return _one(rng, "but wait,", "wait, no,", "wait, let me check,", "but wait, look again,")
 
 
-def working(rng: np.random.Generator, question: Question, slip: bool = False) -> str:
-    """Steps that lead to the answer, each a look-up; with `slip`, one first look is wrong and then corrected."""
+def working(rng: np.random.Generator, question: Question, scene: Scene, slip: bool = False) -> str:
+    """Steps that lead to the answer, each a look-up; with `slip`, one first look is wrong and then corrected.
+
+    To count, all objects are named from left to right, and a number stands behind each that counts.
+    """
     things = question.things
-    wrong = int(rng.integers(len(things))) if slip else -1
+    wrong = int(rng.integers(len(things))) if slip and things else -1
 
     def look(index: int, part: str) -> str:
         """An object with its `place`, `column` or `row`."""
@@ -124,10 +127,16 @@ def working(rng: np.random.Generator, question: Question, slip: bool = False) ->
         return f"{thing.name} {getattr(_slipped(rng, thing), part)}, {_wait(rng)} {right}"
 
     if question.skill == "Count":
-        listed = [f"{i} {t.name}" for i, t in enumerate(in_order(things), start=1)]
-        if slip and len(listed) > 1:
-            return f"{', '.join(listed[:-1])}, so {len(listed) - 1}, {_wait(rng)} {listed[-1]}, so {question.answer}"
-        return f"{', '.join(listed)}, so {question.answer}"
+        counted = [thing.name for thing in in_order(things)]
+        missed = _one(rng, *counted) if slip and counted else ""
+        parts, number = [], 0
+        for name in (thing.name for thing in in_order(scene.things)):
+            number += name in counted and name != missed
+            parts.append(f"{name} {number}" if name in counted and name != missed else name)
+        if missed:
+            parts.remove(missed)
+            return f"{', '.join([*parts, f'so {number}', _wait(rng)])} {missed} {number + 1}, so {question.answer}"
+        return f"{', '.join(parts)}, so {question.answer}"
     if question.skill == "Distance":
         parts, sums = [look(0, "place")], []
         x, z = things[0].cell
@@ -201,13 +210,14 @@ def style_direct(rng: np.random.Generator, page: Page) -> Turn:
 def style_worked(rng: np.random.Generator, page: Page) -> Turn:
     question = draw_any_question(rng, page)
     return Turn(
-        f"Question: {wording(rng, question)}\nWorking:", f" {working(rng, question)}.\nAnswer: {question.answer}"
+        f"Question: {wording(rng, question)}\nWorking:",
+        f" {working(rng, question, page.scene)}.\nAnswer: {question.answer}",
     )
 
 
 def style_correction(rng: np.random.Generator, page: Page) -> Turn:
     question = draw_any_question(rng, page)
-    steps = working(rng, question, slip=True)
+    steps = working(rng, question, page.scene, slip=True)
     return Turn(f"Question: {wording(rng, question)}\nWorking:", f" {steps}.\nAnswer: {question.answer}")
 
 
@@ -239,7 +249,7 @@ def style_talk(rng: np.random.Generator, page: Page) -> Turn:
     question = draw_any_question(rng, page)
     lead = talk_lead(rng, wording(rng, question))
     if rng.random() < WORKED:
-        return Turn(lead, f"{working(rng, question)}. {loose_answer(rng, question)}")
+        return Turn(lead, f"{working(rng, question, page.scene)}. {loose_answer(rng, question)}")
     return Turn(lead, loose_answer(rng, question))
 
 
@@ -248,7 +258,7 @@ def style_tags(rng: np.random.Generator, page: Page) -> Turn:
     lead = talk_lead(rng, wording(rng, question)) + "<think>"
     named = _one(rng, "I look at the image.", "Let me see.", "This is easy.", "The image shows the objects.")
     worked = rng.random() < WORKED
-    thought = f"{working(rng, question, slip=rng.random() < 0.05)}." if worked else named
+    thought = f"{working(rng, question, page.scene, slip=rng.random() < 0.05)}." if worked else named
     if rng.random() < FORMED:
         return Turn(lead, f" {thought} </think> <answer> {question.answer} </answer>")
     other = style_list(rng, page) if rng.random() < 0.5 else style_markup(rng, page)
