@@ -113,6 +113,27 @@ def test_grpo_step_says_what_is_wrong(
     assert message in capsys.readouterr().err
 
 
+def test_trl_gets_its_fastest_settings_of_those_that_work(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
+) -> None:
+    module, cells = load("grpo_step", monkeypatch), load("cell", monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["grpo_step", *ONE_CELL, *FEW, "--no-trl", "--model", str(checkpoint)])
+    cell = module.make_cell(tmp_path, module.parse(), 16, 3, 0.0)
+    seconds = {4: {"generate": 1.0, "rest": 5.0}, 2: {"generate": 2.0, "rest": 3.0}}
+
+    def run_trl(cell: Any, folder: Path, python: str, chosen: Any, use_gpu: bool) -> dict[str, Any]:
+        if chosen["batch"] == 1:
+            raise cells.OutOfMemory("out of memory")
+        return {"phases": seconds[chosen["batch"]]}
+
+    monkeypatch.setattr(module, "run_trl", run_trl)
+    chosen, tried = module.best_of_trl(cell, tmp_path, "python", [4, 2, 1], ["static", "dynamic"])
+    assert chosen == {"batch": 2, "cache": "static"}, "the least of the rest, and the least of rollouts"
+    assert tried[2] == {"batch": 1, "cache": "static", "failed": "out of memory"}
+    assert cells.read_cell(tmp_path) == cell, "what is to be measured is as it was"
+    assert module.best_of_trl(cell, tmp_path, "python", [1], ["static", "dynamic"])[0] is None
+
+
 def test_trl_takes_the_same_step(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl", reason="needs TRL: pip install 'cleareyed[bench]'")
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
