@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cleareyed.errors import InputError
-from cleareyed.tasks.images import decode_image, read_image
+from cleareyed.tasks.images import FileImage, decode_image, picture_bytes, read_image
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -86,3 +86,15 @@ def test_the_limit_is_inclusive() -> None:
 def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"row 7: image file .*gone\.png cannot be read"):
         read_image(tmp_path / "gone.png", "row 7")
+
+
+def test_stored_pictures_keep_their_bytes_and_rendered_ones_become_png(tmp_path: Path) -> None:
+    held = encoded(noise(), "JPEG")
+    (tmp_path / "a.jpg").write_bytes(held)
+    assert picture_bytes(FileImage(tmp_path / "a.jpg", "row 1")) == held
+    made = picture_bytes(noise)
+    assert made.startswith(b"\x89PNG")
+    assert decode_image(made, "here").tobytes() == noise().tobytes()
+    with pytest.raises(InputError, match=r"row 7: image file .*gone\.png cannot be read"):
+        picture_bytes(FileImage(tmp_path / "gone.png", "row 7"))
+    assert hash(FileImage(tmp_path / "a.jpg", "row 1")) == hash(FileImage(tmp_path / "a.jpg", "row 1"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from public import (
+from tasks.public import (
     BLINK_SCHEMA,
     CVBENCH,
     CVBENCH_SCHEMA,

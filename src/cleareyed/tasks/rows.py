@@ -169,8 +169,9 @@ def _found(path: Path, folder: Path | None, name: Any, where: str) -> Path:
     places = [folder] if folder else [path.parent / place for place in FOLDERS]
     for place in places:
         try:
-            if (place / name).is_file():
-                return place / name
+            file = place / str(name)
+            if file.is_file():
+                return file
         except (OSError, ValueError):  # a name too long, or with a zero byte
             break
     looked = ", ".join(str(place) for place in places)
