@@ -1,7 +1,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from cleareyed.models.ghost import KNOWN, Ledger, Outline, ghost_tensor, ghost_v
 from cleareyed.models.vlm import VLM
 from cleareyed.preflight_command import preflight
 from cleareyed.recipe import ModelSpec
-from cleareyed.tasks.images import read_image
+from cleareyed.tasks.images import FileImage
 from cleareyed.tasks.prompts import prompt_style, prompt_text
 from cleareyed.tasks.task import Sample, Task
 from cleareyed.training.footprint import PromptShape, count_parameters, footprint
@@ -105,9 +104,7 @@ def test_the_largest_sample_is_found_and_long_prompts_are_named(tmp_path: Path) 
         file = tmp_path / f"{index}.png"
         picture(*size).save(file)
         question = "How many red cubes are there?" + " There are two." * (6 if index == 3 else 0)
-        samples.append(
-            Sample(f"s{index}", question, "two", images=(partial(read_image, file, "here"),) * (index % 2 + 1))
-        )
+        samples.append(Sample(f"s{index}", question, "two", images=(FileImage(file, "here"),) * (index % 2 + 1)))
     style = prompt_style("plain")
     lengths = [len(encode(vlm, prompt_text(style, s.question), [load() for load in s.images]).ids) for s in samples]
     recipe = grpo_recipe(max_prompt_tokens=sorted(lengths)[-2] - 1)
@@ -125,7 +122,7 @@ def test_an_image_is_not_decoded_to_be_measured_and_a_broken_one_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture(40, 24).save(tmp_path / "a.png")
-    sample = Sample("a", "How many?", "two", images=(partial(read_image, tmp_path / "a.png", "row 1"),))
+    sample = Sample("a", "How many?", "two", images=(FileImage(tmp_path / "a.png", "row 1"),))
     with monkeypatch.context() as patched:
         patched.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
         assert scan(grpo_recipe(), Task("one", [sample]), outline_of(tiny_qwen2_vl()), quiet).sizes == ((40, 24),)

@@ -197,14 +197,15 @@ def _completions(vlm: VLM, prefix: Any, count: int, group: int, longest: int) ->
 
 def _decoding(vlm: VLM, prompts: int, group: int, longest: int, length: int, numbers: Parameters) -> int:
     """Bytes that `models.decode` holds: its weights, keys and values, and what choosing the next tokens takes."""
-    text = vlm.model.config.get_text_config()
+    text: Any = vlm.model.config.get_text_config()
     size = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     slot: int = 2 * text.num_hidden_layers * text.num_key_value_heads * size * FP32  # of one token
     weights = (numbers.decoder + numbers.head) * 2 if vlm.autocast else numbers.decoder * FP32
     # Room is made by copying: the old is there until the new is.
     steps = decode.BLOCK * math.ceil(longest / decode.BLOCK)
     own = prompts * group * slot * (2 * steps - decode.BLOCK)
-    return weights + prompts * length * slot + own + prompts * group * text.vocab_size * CHOICE
+    choosing: int = prompts * group * text.vocab_size * CHOICE
+    return weights + prompts * length * slot + own + choosing
 
 
 def _validation(recipe: TrainingRecipe, vlm: VLM, prompt: EncodedPrompt, ledger: Ledger, numbers: Parameters) -> int:

@@ -23,9 +23,8 @@ from cleareyed.errors import InputError
 from cleareyed.models.encode import CHAT_CLOSE, CHAT_OPEN
 from cleareyed.models.ghost import Outline
 from cleareyed.recipe import GrpoRecipe, LoraSpec, SftRecipe
-from cleareyed.tasks.images import FORMATS, read_image
+from cleareyed.tasks.images import FORMATS, FileImage, Stored
 from cleareyed.tasks.prompts import PromptStyle, prompt_style, prompt_text
-from cleareyed.tasks.table import cell_image
 from cleareyed.tasks.task import LoadImage, Sample, Task
 from cleareyed.training.footprint import Footprint, Parameters, PromptShape, footprint
 from cleareyed.training.loop import draw
@@ -76,7 +75,7 @@ def scan(recipe: TrainingRecipe, task: Task, of: Outline, status: Status) -> Sca
     """
     style, total = prompt_style(recipe.prompt), len(task.samples)
     indices: Sequence[int] = range(total)
-    if not all(_size_of(load) for load in task.samples[0].images):
+    if not all(isinstance(load, Stored) for load in task.samples[0].images):
         indices = draw(recipe.seed, 1, min(LOOKED_AT, total), total)
     count = _counter(of, style)
     merge = of.config.vision_config.spatial_merge_size
@@ -86,7 +85,7 @@ def scan(recipe: TrainingRecipe, task: Task, of: Outline, status: Status) -> Sca
     for done, index in enumerate(indices):
         status("looking for the largest sample", done, len(indices))
         sample = task.samples[index]
-        sizes = tuple(_size_of(load) or load().size for load in sample.images)
+        sizes = tuple(map(_size_of, sample.images))
         grids = tuple(patch_grid(of, *size) for size in sizes)
         answer = count(sample.answer) + 1 if isinstance(recipe, SftRecipe) else 0
         prompt = PromptShape(count(prompt_text(style, sample.question), style.chat), grids, answer)
@@ -133,21 +132,18 @@ def patch_grid(of: Outline, width: int, height: int, max_pixels: int | None = No
     return high // patch, wide // patch
 
 
-def _size_of(load: LoadImage) -> tuple[int, int] | None:
-    """Width and height from the header of an image file; None if the image is made in another way."""
-    if not isinstance(load, partial) or load.func not in (read_image, cell_image):
-        return None
-    source: Any = load.args[0]
-    if load.func is cell_image:
-        value = source.value()
-        item = value if load.args[1] is None else value[load.args[1]]
-        source = BytesIO(item["bytes"] if isinstance(item, dict) else item)
-    try:
-        with Image.open(source, formats=FORMATS) as image:
-            width, height = image.size
-            return width, height
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return load().size  # says what is wrong with it
+def _size_of(load: LoadImage) -> tuple[int, int]:
+    """Width and height: from the header where the image is stored, else by making it."""
+    if isinstance(load, Stored):
+        try:
+            source = load.path if isinstance(load, FileImage) else BytesIO(load.data())
+            with Image.open(source, formats=FORMATS) as image:
+                width, height = image.size
+                return width, height
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            pass  # loading it, below, says what is wrong
+    width, height = load().size
+    return width, height
 
 
 def _counter(of: Outline, style: PromptStyle) -> Callable[..., int]:
