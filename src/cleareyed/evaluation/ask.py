@@ -157,8 +157,8 @@ class Pace:
         self._wake()
 
     def grow(self) -> None:
-        """An answer came."""
-        if self.used >= int(self.limit):
+        """An answer came. Who does not use half of what he may gets no more: nothing is known of how it would go."""
+        if 2 * self.used >= self.limit:
             self.limit = min(self._most, self.limit + (1 if self._step is None else self._step / self.limit))
             self._wake()
 

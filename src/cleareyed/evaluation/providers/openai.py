@@ -114,16 +114,10 @@ class OpenAIAnswerer:
             ) as response:
                 content = await _read(response)
                 status, headers = response.status, response.headers
-        except TimeoutError:
-            raise
         except (aiohttp.ClientError, OSError) as error:
-            certificate = isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError)
-            kind = type(error).__name__
-            raise AskError(
-                "permanent" if certificate else "transient",
-                self._redacted(f"{kind}: {error}"),
-                hopeless=certificate,
-            ) from None
+            hopeless = isinstance(error, aiohttp.ClientConnectorCertificateError)
+            message = self._redacted(f"{type(error).__name__}: {error}")
+            raise AskError("permanent" if hopeless else "transient", message, hopeless=hopeless) from None
         reply = _loaded(content)
         error_body = reply.get("error") if reply is not None else None
         if status == 200 and reply is not None and not error_body:
