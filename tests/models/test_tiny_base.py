@@ -39,7 +39,7 @@ def test_transformers_alone_loads_it():
 
 def test_it_sees(vlm):
     found = sees(vlm, TRAIN, 48, Silent())
-    assert min(found.precision, found.recall, found.left_right, found.near_far) >= 0.85
+    assert min(found.precision, found.recall, found.left_right, found.near_far) >= 0.93  # 0.97 over 300 scenes
 
 
 def test_under_the_papers_prompt_it_is_a_base_model(vlm):
@@ -48,8 +48,9 @@ def test_under_the_papers_prompt_it_is_a_base_model(vlm):
     assert sum(right(SOME, texts, "paper-reward")) / len(SOME) <= 0.40  # likewise 0.35
 
 
-def test_in_the_corpus_own_form_it_answers(vlm):
-    some = scenes_task("val").samples[:64]
+@pytest.mark.parametrize("split", ["val", "bench"])
+def test_in_the_corpus_own_form_it_answers(vlm, split):
+    some = scenes_task(split).samples[:64]
     texts = [t[0] for t in asked(vlm, some, "plain-worked", SamplingParams(96, 0.0), 0, Silent())]
     assert sum(right(some, texts, "any-form")) / len(some) >= 0.70
 
