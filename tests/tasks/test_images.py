@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cleareyed.errors import InputError
-from cleareyed.tasks.images import FileImage, decode_image, picture_bytes, read_image
+from cleareyed.tasks.images import FileImage, decode_image, picture_bytes
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -81,11 +81,6 @@ def test_the_limit_is_inclusive() -> None:
     assert decode_image(data, "here", max_pixels=600).size == (30, 20)
     with pytest.raises(InputError, match="30 x 20 pixels, the limit is 599"):
         decode_image(data, "here", max_pixels=599)
-
-
-def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"row 7: image file .*gone\.png cannot be read"):
-        read_image(tmp_path / "gone.png", "row 7")
 
 
 def test_stored_pictures_keep_their_bytes_and_rendered_ones_become_png(tmp_path: Path) -> None:

@@ -33,7 +33,10 @@ class FileImage:
     where: str
 
     def data(self) -> bytes:
-        return _read(self.path, self.where)
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{self.where}: image file {self.path} cannot be read: {error.strerror}") from error
 
     def __call__(self) -> Image.Image:
         return decode_image(self.data(), f"{self.where} ({self.path})")
@@ -78,18 +81,6 @@ def decode_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image
         raise InputError(
             f"{where}: image cannot be decoded, truncated or not one of {formats} ({reason}); save it anew"
         ) from error
-
-
-def read_image(path: Path, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """`decode_image` of a file; InputError if it cannot be read."""
-    return decode_image(_read(path, where), f"{where} ({path})", max_pixels)
-
-
-def _read(path: Path, where: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{where}: image file {path} cannot be read: {error.strerror}") from error
 
 
 def _too_large(where: str, size: str, max_pixels: int) -> InputError:

@@ -17,8 +17,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from cleareyed.errors import InputError
 from cleareyed.tasks.images import FileImage
 from cleareyed.tasks.parquet import Cell, CellImage, read_columns
@@ -51,11 +49,6 @@ def table_task(path: Path, name: str = "table") -> Task:
     if not samples:
         raise InputError(f"{path}: no rows; write at least one")
     return Task(name=name, samples=tuple(samples))
-
-
-def cell_image(cell: Cell, index: int | None, where: str) -> Image.Image:
-    """The picture whose bytes are in a parquet cell, or in item `index` of the list there."""
-    return CellImage(cell, index, where)()
 
 
 def _rows(path: Path) -> Iterator[tuple[str, int, Row, Cell | None]]:
