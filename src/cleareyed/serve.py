@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -82,6 +83,8 @@ class Endpoint:
             await self.filled.wait()
             await asyncio.sleep(GATHERING)
             batch = self._next()
+            if not batch:
+                continue
             try:
                 await loop.run_in_executor(self.thread, self._run, batch, loop)
             except Exception as error:  # whatever happens to one batch, the next requests are served
@@ -90,12 +93,13 @@ class Endpoint:
                     _fail(waiting, error)
 
     def _next(self) -> list[_Waiting]:
-        """The first that waits and those like it, in order, up to `batch`."""
-        kind = self.waiting[0].together
+        """The first that waits and those like it, in order, up to `batch`; none if none is waited for any more."""
         taken: list[_Waiting] = []
         left: deque[_Waiting] = deque()
         for waiting in self.waiting:
-            fits = waiting.together == kind and len(taken) < self.batch
+            if waiting.done.done():
+                continue
+            fits = not taken or (waiting.together == taken[0].together and len(taken) < self.batch)
             (taken if fits else left).append(waiting)
         self.waiting = left
         if not left:
@@ -271,6 +275,10 @@ async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRun
     return runner, int(runner.addresses[0][1])
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def serve(
     vlm: VLM,
     host: str = "127.0.0.1",
@@ -278,7 +286,7 @@ def serve(
     *,
     name: str | None = None,
     batch: int = 32,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _say,
 ) -> None:
     """Serve a model until interrupted (SIGINT or SIGTERM; a second one does not wait for what runs).
 

@@ -141,6 +141,7 @@ def test_thinking_is_no_part_of_the_text() -> None:
         (Said(500, failure("api_error", "oops")), "transient", None, False),
         (Said(503, text="<html>bad gateway</html>"), "transient", None, False),
         (Said(reset=True), "transient", None, False),
+        (Said(cut=True), "transient", None, False),
         (Said(text='{"id": "msg_1", "type": "mess'), "transient", None, False),
         (Said(text="[]"), "transient", None, False),
         (Said(body={"id": "msg_1", "type": "message"}), "transient", None, False),

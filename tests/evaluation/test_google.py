@@ -130,6 +130,7 @@ def test_thoughts_are_no_part_of_the_text() -> None:
         (Said(500, failure(500, "INTERNAL", "oops")), "transient", None, False),
         (Said(504, text="<html>late</html>"), "transient", None, False),
         (Said(reset=True), "transient", None, False),
+        (Said(cut=True), "transient", None, False),
         (Said(text='{"candidates": [{"con'), "transient", None, False),
         (Said(text="[]"), "transient", None, False),
         (Said(body={}), "transient", None, False),

@@ -13,13 +13,14 @@ from cleareyed.evaluation.request import AskParams, Prepared, Request
 
 @dataclass
 class Said:
-    """One response: JSON, or raw text; `reset` drops the connection instead."""
+    """One response: JSON, or raw text; `reset` drops the connection instead, `cut` in the middle of the body."""
 
     status: int = 200
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     text: str | None = None
     reset: bool = False
+    cut: bool = False
 
 
 @dataclass
@@ -59,6 +60,13 @@ async def _stubbed(said: Said, seen: list[Seen], work: Callable[[str], Awaitable
             assert request.transport is not None
             request.transport.close()
             return web.Response()
+        if said.cut:
+            half = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "500"})
+            await half.prepare(request)
+            await half.write(b'{"id": ')
+            assert request.transport is not None
+            request.transport.close()
+            return half
         if said.text is not None:
             return web.Response(
                 text=said.text, status=said.status, headers=said.headers, content_type="application/json"
