@@ -34,6 +34,8 @@ LOOKED_AT = 512
 """So many samples are looked at where each must be made to be seen."""
 LETTERS_PER_TOKEN = 3
 """Assumed where there is no tokenizer; English has about four."""
+KERNELS = 40_000_000
+"""Bytes of library code that the forward and backward bring into memory."""
 MARGIN = 0.1
 """Share of the memory that is to stay free."""
 Status = Callable[[str, int, int], None]
@@ -312,12 +314,13 @@ def memory_available(device: torch.device) -> int:
 
 
 def process_memory() -> int:
-    """Bytes of RAM that Python holds now, its libraries loaded."""
+    """Bytes of RAM that training holds apart from its tensors: what this process holds now, with the same libraries
+    loaded, and the parts of them that only training reaches."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:  # not Linux
-        return 450_000_000
-    return pages * os.sysconf("SC_PAGE_SIZE")
+        return 450_000_000 + KERNELS
+    return pages * os.sysconf("SC_PAGE_SIZE") + KERNELS
 
 
 def disk_needed(recipe: TrainingRecipe, numbers: Parameters) -> int:
