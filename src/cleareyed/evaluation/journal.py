@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MARK = b',"crc32":"'
 TAIL = len(MARK) + 8 + len(b'"}\n')
 ID_BYTES = 16
+ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 FIELDS = tuple(field.name for field in fields(Answer))
 BEGIN = b'{"sample_id":"'
 SYNC_EVERY = 0.02
@@ -216,10 +217,10 @@ def identity(sample_id: str, key: str) -> bytes:
 def to_line(answer: Answer) -> bytes:
     """The answer as a line of the journal."""
     held = {name: getattr(answer, name) for name in FIELDS}
-    text = json.dumps(held, separators=(",", ":"))
+    text = ENCODE(held)
     if "\\ud" in text:  # an emoji, or half of one
         held = {name: clean_text(value) if isinstance(value, str) else value for name, value in held.items()}
-        text = json.dumps(held, separators=(",", ":"))
+        text = ENCODE(held)
     body = text[:-1].encode()
     return body + MARK + b'%08x"}\n' % crc32(body)
 
