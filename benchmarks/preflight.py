@@ -122,6 +122,8 @@ def main() -> None:
         for name in options.only:
             display.note(name)
             rows.append({"name": name, **SETTINGS[name], **compare(SETTINGS[name], options.threads, display)})
+            said = " and ".join(f"{rows[-1][f'{way}_off']:+.0%} {way}" for way in LIMITS)
+            display.note(f"{name}: {gigabytes(rows[-1]['peak'])}; off by {said}")
     table = Table("setting", "real peak", "measured before", "worked out", "real s/step", "said")
     for row in rows:
         table.add_row(
