@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,8 @@ def kills(folder: Path, times: int, count: int, latency: float = 0.05, most: int
         journal = folder / "killed.jsonl"
         held: dict[str, float] = {}
         torn, idle = 0, 0
-        lost: list[float] = []
+        ages: list[float] = []
+        on_the_wire: Counter[str] = Counter()
         before = 0.0
         for _ in range(times):
             process = start(stub.url, journal, count, limits)
@@ -133,25 +135,28 @@ def kills(folder: Path, times: int, count: int, latency: float = 0.05, most: int
             for name in names:
                 held.setdefault(name, killed)
             time.sleep(3 * latency)  # what was on its way to the server has come
-            on_the_wire = {name: sent[-1] for name, sent in stub.sent.items() if name not in names}
-            lost += [killed - sent for sent in on_the_wire.values() if before < sent <= killed]
-            before = killed
+            written = {name: sent[-1] for name, sent in stub.sent.items() if name not in names and sent[-1] > before}
+            on_the_wire.update(written.keys())
+            ages += [max(0.0, killed - sent) for sent in written.values()]
+            before = time.monotonic()
         last = start(stub.url, journal, count, limits)
         output, errors = last.communicate()
         again = asked_again(stub, held)
+        twice = [name for name, sent in stub.sent.items() if len(sent) > 1 + on_the_wire[name]]
         same = table(journal) == expected
         return {
-            "passed": last.returncode == 0 and not again and same and len(expected) == count,
+            "passed": last.returncode == 0 and not again and not twice and same and len(expected) == count,
             "kills": times,
             "kills_after_the_end": idle,
             "samples": count,
             "answered_and_asked_again": len(again),
+            "answered_twice_without_a_kill_between": len(twice),
             "missing": count - len(table(journal)),
             "same_table": same,
             "reused_by_the_last_run": json.loads(output)["reused"] if not errors else None,
             "torn_lines": torn,
-            "responses_on_the_wire_at_a_kill": len(lost),
-            "oldest_of_them_ms": round(max(lost, default=0.0) * 1000, 1),
+            "responses_on_the_wire_at_a_kill": len(ages),
+            "oldest_of_them_ms": round(max(ages, default=0.0) * 1000, 1),
         }
 
 
