@@ -10,12 +10,13 @@ The rules were written while reading the first, third and fifth in alphabetical 
 What the choices are: for relative depth and spatial relation as the parquet files beside the folder list them; for the
 other tasks bare letters, up to the highest that is a gold answer of that task. The figures `with_wordings` give those
 tasks the wording that follows each letter most often in the tuned-on answers ("(A) Point A"), if it does so in a
-quarter of all places; it is found anew at each run. The baseline is the last capital letter in round brackets. A parse
-that is no choice counts as none, for both.
+quarter of all places; it is found anew at each run. Two baselines: the last capital letter in round brackets, and the
+same with the last capital letter that stands alone where there are no brackets. A parse that is no choice counts as
+none, for us and for the baselines.
 
-`--disagreements` writes every one as a JSON line, texts included, and marks 100 of the held-out models' as `drawn`, at
-random by `--seed`. `--read` takes those lines back with a field `class` (`ours wrong`, `theirs wrong`, `undecidable`)
-and counts.
+`--disagreements` writes every one as a JSON line, texts included, under letters and under wordings, and marks 100 of
+the held-out models of each as `drawn`, at random by `--seed`. `--read` takes these back with a field `class`
+(`ours wrong`, `theirs wrong`, `undecidable`) and counts.
 """
 
 import argparse
@@ -46,6 +47,7 @@ DRAWN = 100
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXY"
 
 _LETTER = re.compile(r"\(([A-Z])\)")
+_ALONE = re.compile(r"\b([A-Z])\b")
 _WORDING = re.compile(r"\(([A-Z])\)[ *]+([A-Za-z0-9][^\n.,:;()*<]{0,40})")
 
 
@@ -127,9 +129,9 @@ def _choice(text: str, count: int) -> int | None:
     return LETTERS.index(found[1]) if found and found[1] in LETTERS[:count] else None
 
 
-def baseline(answer: Answer) -> int | None:
-    """The last letter in round brackets, if it is a choice."""
-    found = _LETTER.findall(answer.text)
+def baseline(answer: Answer, alone: bool = False) -> int | None:
+    """The last letter in round brackets, else with `alone` the last that stands alone, if it is a choice."""
+    found = _LETTER.findall(answer.text) or (_ALONE.findall(answer.text) if alone else [])
     return _choice(f"({found[-1]})", len(answer.choices)) if found else None
 
 
@@ -165,15 +167,17 @@ def agreement(readings: Sequence[Reading]) -> dict[str, Any]:
     """Shares with 95 % Wilson intervals, which take answers as independent."""
     n = len(readings)
     agreed = sum(reading.agrees for reading in readings)
-    before = sum(baseline(reading.answer) == reading.answer.parsed for reading in readings)
+    brackets = sum(baseline(reading.answer) == reading.answer.parsed for reading in readings)
+    alone = sum(baseline(reading.answer, alone=True) == reading.answer.parsed for reading in readings)
     return {
         "n": n,
         "agreed": agreed,
         "agreement": agreed / n,
         "interval": asdict(wilson(agreed, n)),
-        "baseline_agreed": before,
-        "baseline": before / n,
-        "baseline_interval": asdict(wilson(before, n)),
+        "baseline": brackets / n,
+        "baseline_interval": asdict(wilson(brackets, n)),
+        "baseline_alone": alone / n,
+        "baseline_alone_interval": asdict(wilson(alone, n)),
     }
 
 
@@ -185,17 +189,12 @@ def by(readings: Sequence[Reading], key: Callable[[Reading], str]) -> dict[str, 
 
 
 def figures(readings: Sequence[Reading]) -> dict[str, Any]:
-    by_model = {
-        model: by([reading for reading in readings if reading.answer.model == model], lambda r: r.answer.task)
-        for model in sorted({reading.answer.model for reading in readings})
-    }
     apart = [reading for reading in readings if not reading.agrees]
     return {
-        "models_used": sorted(by_model),
+        "models_used": sorted({r.answer.model for r in readings}),
         "all": agreement(readings),
         "tasks": by(readings, lambda r: r.answer.task),
         "models": by(readings, lambda r: r.answer.model),
-        "tasks_by_model": by_model,
         "rules": by(readings, lambda r: r.ours.rule),
         "confidence": by(readings, lambda r: f"{r.ours.confidence:.1f}"),
         "disagreements": {
@@ -206,29 +205,36 @@ def figures(readings: Sequence[Reading]) -> dict[str, Any]:
     }
 
 
-def write_disagreements(path: Path, readings: Sequence[Reading], seed: int) -> None:
+def disagreements(choices_from: str, readings: Sequence[Reading], seed: int) -> list[dict[str, Any]]:
+    """A row each, the drawn ones marked."""
     apart = [reading for reading in readings if not reading.agrees]
     held_out = [place for place, reading in enumerate(apart) if reading.answer.held_out]
     drawn = set(random.Random(seed).sample(held_out, min(DRAWN, len(held_out))))
-    with path.open("w", encoding="utf-8") as file:
-        for place, reading in enumerate(apart):
-            answer, ours = reading.answer, reading.ours
-            row = asdict(answer) | {"ours": asdict(ours), "drawn": place in drawn}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return [
+        {"choices_from": choices_from, "drawn": place in drawn, **asdict(reading.answer), "ours": asdict(reading.ours)}
+        for place, reading in enumerate(apart)
+    ]
 
 
-def count_classes(path: Path, drawn: Mapping[tuple[str, str], bool]) -> dict[str, Any]:
-    """How the drawn disagreements were classed. InputError: an unknown class, or other lines than were drawn."""
-    classes: dict[tuple[str, str], str] = {}
+def count_classes(path: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How the drawn ones were classed. InputError: an unknown class, or other lines than were drawn."""
+    drawn = {(row["choices_from"], row["model"], row["idx"]) for row in rows if row["drawn"]}
+    classes: dict[tuple[str, str, str], str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         row = json.loads(line)
         if row.get("class") not in CLASSES:
             raise InputError(f"{path}, line {number}: field `class` is `{row.get('class')}`, not {', '.join(CLASSES)}")
-        classes[row["model"], row["idx"]] = row["class"]
-    if set(classes) != {key for key, is_drawn in drawn.items() if is_drawn}:
+        classes[row["choices_from"], row["model"], row["idx"]] = row["class"]
+    if set(classes) != drawn:
         raise InputError(f"{path}: holds other answers than are drawn; class the lines marked `drawn` of this run")
-    counts = Counter(classes.values())
-    return {"drawn": len(classes), **{name: counts[name] for name in CLASSES}}
+    counts = {
+        choices_from: Counter(name for key, name in classes.items() if key[0] == choices_from)
+        for choices_from in sorted({key[0] for key in classes})
+    }
+    return {
+        choices_from: {"drawn": count.total(), **{name: count[name] for name in CLASSES}}
+        for choices_from, count in counts.items()
+    }
 
 
 def _outside(path: Path) -> Path:
@@ -238,6 +244,8 @@ def _outside(path: Path) -> Path:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
+    if options.read and not options.disagreements:
+        raise InputError("--read needs --disagreements, whose drawn lines it classes; give both")
     if options.disagreements:
         _outside(options.disagreements)
     answers = read_answers(options.transcripts)
@@ -246,17 +254,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with_wordings, _ = measure(answers, lambda answer: worded.get(answer.task, answer.choices))
     found: dict[str, Any] = {"answers": len(answers), "answers_per_second": round(speed)}
     for name, held_out in (("tuned_on", False), ("held_out", True)):
-        found[name] = figures([r for r in readings if r.answer.held_out == held_out])
+        half = [r for r in readings if r.answer.held_out == held_out]
+        found[name] = figures(half)
+        found[name]["tasks_by_model"] = {
+            model: by([r for r in half if r.answer.model == model], lambda r: r.answer.task)
+            for model in found[name]["models_used"]
+        }
         found[name]["with_wordings"] = figures([r for r in with_wordings if r.answer.held_out == held_out])
     found["tasks_with_wordings"] = sorted(worded)
-    if options.read and not options.disagreements:
-        raise InputError("--read needs --disagreements, whose drawn lines it classes; give both")
     if options.disagreements:
-        write_disagreements(options.disagreements, readings, options.seed)
-        rows = [json.loads(line) for line in options.disagreements.read_text(encoding="utf-8").splitlines()]
+        rows = disagreements("letters", readings, options.seed)
+        rows += disagreements("wordings", with_wordings, options.seed)
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        options.disagreements.write_text("".join(lines), encoding="utf-8")
         if options.read:
-            drawn = {(row["model"], row["idx"]): row["drawn"] for row in rows}
-            found["read"] = {"seed": options.seed, **count_classes(options.read, drawn)}
+            found["read"] = {"seed": options.seed, **count_classes(options.read, rows)}
     return found | {"environment": describe_environment(options.seed)}
 
 
@@ -280,7 +292,7 @@ def main() -> None:
             other = worded["all"] if task == "all" else worded["tasks"][task]
             print(
                 f"{name:9} {task:26} {row['n']:5}  {row['agreement']:.1%} [{low:.1%}, {high:.1%}]"
-                f"  baseline {row['baseline']:.1%}  with wordings {other['agreement']:.1%}"
+                f"  baselines {row['baseline']:.1%}, {row['baseline_alone']:.1%}  worded {other['agreement']:.1%}"
             )
     print(f"{found['answers_per_second']} answers per second")
 

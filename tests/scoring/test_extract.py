@@ -5,6 +5,7 @@ import string
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -232,27 +233,24 @@ def test_reading_time_does_not_explode_with_length(unit: str) -> None:
     assert time.process_time() - start < 2.0
 
 
-def measure(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
+def benchmark(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.setattr(sys, "argv", ["extraction", *map(str, arguments)])
-    importlib.import_module("extraction").main()
+    return importlib.import_module("extraction")
 
 
 @pytest.mark.skipif(not TRANSCRIPTS.is_dir(), reason="the public data sets are not beside the repository")
-def test_published_answers_are_read_as_the_benchmark_read_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_published_answers_are_read_as_the_benchmark_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the three models whose answers were not read when the rules were written."""
-    figures, rest = tmp_path / "figures.json", tmp_path / "rest.jsonl"
-    measure(monkeypatch, "--transcripts", TRANSCRIPTS, "--json", figures, "--disagreements", rest)
-    held_out = json.loads(figures.read_text())["held_out"]
-    assert held_out["all"]["n"] == 3 * 1901
-    assert held_out["all"]["agreement"] >= 0.92 > held_out["all"]["baseline"]
-    for task in ("Relative Depth", "Spatial Relation"):
-        assert held_out["tasks"][task]["agreement"] >= 0.95
-    rows = [json.loads(line) for line in rest.read_text().splitlines()]
-    assert sum(row["held_out"] for row in rows) == held_out["all"]["n"] - held_out["all"]["agreed"]
-    assert sum(row["drawn"] for row in rows) == 100
+    extraction = benchmark(monkeypatch)
+    held_out = [answer for answer in extraction.read_answers(TRANSCRIPTS) if answer.held_out]
+    readings, _ = extraction.measure(held_out, lambda answer: answer.choices)
+    found = extraction.agreement(readings)
+    assert found["n"] == 3 * 1901
+    assert found["agreement"] >= 0.92 > found["baseline_alone"] > found["baseline"]
+    tasks = extraction.by(readings, lambda reading: reading.answer.task)
+    assert len(tasks) == 14
+    assert tasks["Relative Depth"]["agreement"] >= 0.95 <= tasks["Spatial Relation"]["agreement"]
 
 
 def transcript(folder: Path, name: str, rows: list[tuple[str, str, str]]) -> None:
@@ -271,19 +269,21 @@ def test_the_benchmark_counts_agreement_and_keeps_texts_out_of_the_repository(
     transcript(folder, "a", [("(A)", "(A)", "(A)"), ("The answer is B", "(B)", "(B)")])
     transcript(folder, "b", [("(A) or (B)?", "(Z)", "(A)"), ("It is (B), not (A)", "(A) point", "(B)")])
     given = ("--transcripts", folder, "--json", figures)
-    measure(monkeypatch, *given, "--disagreements", rest)
+    benchmark(monkeypatch, *given, "--disagreements", rest).main()
     found = json.loads(figures.read_text())
     assert (found["tuned_on"]["models_used"], found["held_out"]["models_used"]) == (["a"], ["b"])
-    assert (found["tuned_on"]["all"]["agreed"], found["tuned_on"]["all"]["baseline_agreed"]) == (2, 1)
-    assert (found["held_out"]["all"]["agreed"], found["held_out"]["all"]["baseline_agreed"]) == (1, 1)
+    names = ("agreement", "baseline", "baseline_alone")
+    assert [found["tuned_on"]["all"][name] for name in names] == [1.0, 0.5, 1.0]
+    assert [found["held_out"]["all"][name] for name in names] == [0.5, 0.5, 0.5]
     assert found["held_out"]["tasks"]["Odd One Out"]["n"] == 2
-    row = json.loads(rest.read_text())
+    row, same = (json.loads(line) for line in rest.read_text().splitlines())
+    assert (row["choices_from"], same) == ("letters", row | {"choices_from": "wordings"})
     assert (row["idx"], row["drawn"], row["ours"]["choice"]) == ("x_1", True, 1)
 
-    read.write_text(json.dumps(row | {"class": "theirs wrong"}))
-    measure(monkeypatch, *given, "--disagreements", rest, "--read", read)
+    read.write_text("\n".join(json.dumps(each | {"class": "theirs wrong"}) for each in (row, same)))
+    benchmark(monkeypatch, *given, "--disagreements", rest, "--read", read).main()
     counts = json.loads(figures.read_text())["read"]
-    assert counts == {"seed": 0, "drawn": 1, "ours wrong": 0, "theirs wrong": 1, "undecidable": 0}
+    assert counts["letters"] == {"drawn": 1, "ours wrong": 0, "theirs wrong": 1, "undecidable": 0}
     assert "not (A)" not in figures.read_text()
 
     read.write_text(json.dumps(row | {"class": "ours"}))
@@ -299,7 +299,7 @@ def test_the_benchmark_counts_agreement_and_keeps_texts_out_of_the_repository(
         (("--transcripts", tmp_path / "none", "--json", figures), "transcripts"),
     ):
         with pytest.raises(SystemExit) as stopped:
-            measure(monkeypatch, *arguments)
+            benchmark(monkeypatch, *arguments).main()
         said = capsys.readouterr().err
         assert stopped.value.code == 2 and message in said and len(said.strip().splitlines()) == 1
     assert not inside.exists()
