@@ -50,8 +50,6 @@ def test_a_ghost_has_the_parameters_of_the_model(make: Callable[[], VLM]) -> Non
     ("name", "published"),  # the counts that the hub shows for these checkpoints
     [
         ("Qwen/Qwen2-VL-2B-Instruct", 2_208_985_600),
-        ("Qwen/Qwen2-VL-7B", 8_291_375_616),
-        ("Qwen/Qwen2.5-VL-3B-Instruct", 3_754_622_976),
         ("Qwen/Qwen2.5-VL-7B", 8_292_166_656),
     ],
 )
@@ -158,10 +156,11 @@ def test_memory_grows_with_what_is_held() -> None:
         "pictures": 2 * 4 * 64 * 3 * 2 * 8 * 8 * 4,
     }
     assert base.peak == sum(base.held.values()) + base.phases["update"]
-    assert of_recipe(beta=0.0).held["reference"] == 0
-    assert "reference" not in of_recipe(beta=0.0).phases
-    assert of_recipe(micro_tokens=40).phases["update"] < base.phases["update"]
-    assert of_recipe(micro_tokens=40, micro_prompts=1).phases["update"] < of_recipe(micro_tokens=40).phases["update"]
+    smaller = of_recipe(micro_tokens=40, beta=0.0)
+    assert smaller.held["reference"] == 0
+    assert "reference" not in smaller.phases
+    assert smaller.phases["update"] < base.phases["update"]
+    assert of_recipe(micro_tokens=40, micro_prompts=1).phases["update"] < smaller.phases["update"]
     saving = of_recipe(model=ModelSpec(gradient_checkpointing=True))
     assert saving.phases["update"] < base.phases["update"]
     frozen = of_recipe(model=ModelSpec(freeze_vision=True))
