@@ -81,6 +81,7 @@ def test_where_a_choice_is_read(
         ("Box B fits the lamp tightly. Box A, by contrast, takes in the wall as well.", CRATES, "mention", 1),
         ("A chair is closer to the door, and so is the lamp. (B)", LETTERS, "alone", 1),
         ("The grey cat hides. The old dog barks.", PETS, "mention", 0),
+        ("1 red cube, 2 red cubes and one more, 3", COUNTS, "mention", 2),
         ("A weighs little. B weighs more. C weighs most.", LETTERS, "none", None),
         # conclusions
         ("Based on the shadows, the old dog is nearer than the grey cat.", PETS, "statement", 1),

@@ -143,7 +143,8 @@ def extract_choice(text: str, choices: tuple[str, ...]) -> Extraction:
     3. the last statement (`statement`): "the answer is ...", "answer: ..."; if there is none of these, "... is the
        best match", "therefore ...", "based on this ...", "I would say ...", with a choice in the same sentence;
     4. a last sentence, last line or first line that is a choice and nothing else (`alone`);
-    5. the choice mentioned, or the first of two (`mention`), unless the text says that it cannot tell.
+    5. the choice mentioned, of two the first, of numbers the last, as who counts ends there (`mention`); unless the
+       text says that it cannot tell.
 
     What follows `</think>` is read first, and the thought only where that states nothing.
 
@@ -167,7 +168,9 @@ def extract_choice(text: str, choices: tuple[str, ...]) -> Extraction:
         if behind.span is not None:
             return replace(behind, span=(behind.span[0] + after, behind.span[1] + after))
     mentions = _mentions(text, choices)
-    return _statement(text, mentions, choices) or _alone(text, mentions, choices) or _mentioned(text, mentions)
+    return (
+        _statement(text, mentions, choices) or _alone(text, mentions, choices) or _mentioned(text, mentions, choices)
+    )
 
 
 def _in_tag(text: str, choices: tuple[str, ...]) -> Extraction | None:
@@ -237,12 +240,16 @@ def _alone(text: str, mentions: Sequence[_Mention], choices: tuple[str, ...]) ->
     return None
 
 
-def _mentioned(text: str, mentions: Sequence[_Mention]) -> Extraction:
+def _mentioned(text: str, mentions: Sequence[_Mention], choices: tuple[str, ...]) -> Extraction:
     denied = max((match.end() for match in _NO_ANSWER.finditer(text)), default=0)
     kept = [m for m in mentions if not m.heading and m.start >= denied]
-    if not kept or len({m.choice for m in kept}) > (1 if denied else 2):
-        return Extraction(None, None, "none", 0.0)
-    return _read(kept[-1], "mention", 0.6) if _agree(kept) else _read(kept[0], "mention", 0.3)
+    if kept and _agree(kept):
+        return _read(kept[-1], "mention", 0.6)
+    if kept and not denied and all(plain(choice).isdigit() for choice in choices):
+        return _read(kept[-1], "mention", 0.3)
+    if kept and not denied and len({m.choice for m in kept}) == 2:
+        return _read(kept[0], "mention", 0.3)
+    return Extraction(None, None, "none", 0.0)
 
 
 def _read(mention: _Mention, rule: str, confidence: float) -> Extraction:
