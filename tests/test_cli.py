@@ -15,7 +15,7 @@ import typer
 from conftest import ROOT, Result
 from PIL import Image
 
-from cleareyed.cli import _plain_errors
+from cleareyed.cli_shared import plain_errors
 from cleareyed.errors import InputError
 from cleareyed.records.parts import read_answers, read_rollouts
 from cleareyed.records.run import RunFolder, read_metrics
@@ -61,8 +61,11 @@ def refusal(result: Result, *says: str) -> None:
 def test_help_does_not_wait_for_torch() -> None:
     code = (
         "import sys\nfrom cleareyed.cli import app\n"
+        "try: app(['eval', '--help'])\n"
+        "except SystemExit: pass\n"
         "try: app(['train', '--help'])\n"
-        "except SystemExit: print([name for name in ('torch', 'transformers', 'matplotlib') if name in sys.modules])"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'transformers', 'matplotlib', 'pyarrow') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert "optimizer.lr=3e-5" in done.stdout
@@ -111,6 +114,33 @@ def test_pickled_weights_are_refused(command: Command, recipe_file: Path, checkp
     (folder / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     refusal(command("eval", "scenes-bench", "--model", folder), "pytorch_model.bin", "safetensors")
+    refusal(command("eval", "scenes-bench", "--model", f"transformers:{folder}"), "pickled")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--model", "opena:gpt"), ["kind of model", "did you mean `openai`?"]),
+        (("--model", "openai:"), ["openai:NAME"]),
+        (("--model", "openai:gpt"), ["OPENAI_API_KEY"]),
+        (("--model", "anthropic:x", "--no-chat"), ["ANTHROPIC_API_KEY"]),
+        (("--model", "replay:absent.jsonl"), ["absent.jsonl", "cannot be read"]),
+        (("--model", "tiny-base", "--base-url", "http://localhost"), ["--base-url", "openai"]),
+        (("--model", "tiny-base", "--extra", "[1]"), ["--extra", "JSON object"]),
+        (("--model", "tiny-base", "--protocol", "paper"), ["protocol", "did you mean `paper-eval`?"]),
+        (("--model", "tiny-base", "--protocol", "lmms-eval"), ["protocol of task `scenes-bench`"]),
+        (("--model", "tiny-base", "--prompt", "instruct", "--no-chat"), ["prompt instruct", "--no-chat"]),
+        (("--model", "tiny-base", "--rule", "strickt"), ["did you mean `strict`?"]),
+        (("--model", "tiny-base", "--resume"), ["no such run folder"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_made(
+    command: Command, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], says: list[str]
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    refusal(command("eval", "scenes-bench", *options), *says)
 
 
 @pytest.mark.parametrize(
@@ -132,15 +162,26 @@ def test_a_bad_row_is_refused(
     refusal(command("train", recipe_file, "task={name: table, path: mine.jsonl}"), "mine.jsonl, line 2", says)
 
 
-def test_a_truncated_image_ends_the_run_in_one_line(command: Command, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_truncated_image_is_a_failure_and_no_wrong_answer(
+    command: Command, checkpoint: Path, tmp_path: Path
+) -> None:
     Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
-    (tmp_path / "mine.jsonl").write_text('{"image": "cut.png", "question": "q", "answer": "a"}\n')
-    result = command("eval", "mine.jsonl", "--model", checkpoint, "--max-tokens", 4)
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert "mine.jsonl, line 1" in result.stderr
+    rows = [{"image": f"{name}.png", "question": "q", "answer": "a", "id": name} for name in ("cut", "whole")]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ("eval", "mine.jsonl", "--model", checkpoint, "--max-tokens", 4, "--rule", "strict", "--out", "runs/a")
+    result = command(*asked)
+    assert result.exit_code == 1, result.output
+    assert "Coverage 50.0 %: 1 of 2 samples judged" in result.stdout
+    assert "1 times: sample cut, image 1: image cannot be decoded" in result.stdout
+    assert command("score", "runs/a", "--min-coverage", 0.5).exit_code == 0
+    (failed,) = [row for row in read_answers(RunFolder(tmp_path / "runs/a")) if row.state == "failed"]
+    assert (failed.sample_id, failed.completion, failed.correct) == ("cut", "", {"strict": False})
+
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes())
+    mended = command(*asked, "--resume")
+    assert mended.exit_code == 0, mended.output
+    assert "Asked: 1 in" in mended.stdout and "1 answered before" in mended.stdout
 
 
 def test_an_existing_run_is_never_overwritten(command: Command, recipe_file: Path, tmp_path: Path) -> None:
@@ -174,7 +215,7 @@ def test_a_run_name_is_no_path(command: Command, recipe_file: Path) -> None:
 def test_errors_become_one_line(
     capsys: pytest.CaptureFixture[str], error: BaseException, code: int, says: str
 ) -> None:
-    with pytest.raises(typer.Exit) as ended, _plain_errors("go on"):
+    with pytest.raises(typer.Exit) as ended, plain_errors("go on"):
         raise error
     assert ended.value.exit_code == code
     written = capsys.readouterr().err
@@ -183,7 +224,7 @@ def test_errors_become_one_line(
 
 
 def test_a_fault_of_the_program_is_not_disguised() -> None:
-    with pytest.raises(PermissionError), _plain_errors("go on"):
+    with pytest.raises(PermissionError), plain_errors("go on"):
         raise PermissionError(errno.EACCES, "x")
 
 
@@ -235,7 +276,26 @@ def test_eval_keeps_the_answers_and_prints_each_rule(command: Command, checkpoin
     rows = read_answers(RunFolder(tmp_path / "runs" / runs[0]))
     assert [row.sample_id for row in rows] == [f"scenes-bench/{index:05d}" for index in range(6)]
     assert set(rows[0].correct) == {"paper-eval", "strict", "any-form"}
+    assert all(row.state in ("answered", "cut-off", "empty") and row.completion.startswith("<think>") for row in rows)
     assert command("report", f"runs/{runs[1]}").exit_code == 0
+
+    other = command(*arguments, "--resume", "--temperature", 1)
+    assert other.exit_code == 2 and "measure.0.temperature was 0.0 and is now 1.0" in other.stderr
+    resumed = command(*arguments[:-1], 2, "--resume", "--out", f"runs/{name}")
+    assert resumed.exit_code == 0, resumed.output
+    assert "Asked: 0 in" in resumed.stdout and "6 answered before" in resumed.stdout
+
+    scored = command("score", f"runs/{runs[1]}", "--rule", "lmms-eval")
+    assert scored.exit_code == 0 and "lmms-eval" in scored.stdout, scored.output
+    judged = read_answers(RunFolder(tmp_path / "runs" / runs[1]))
+    assert set(judged[0].correct) == {"strict", "lmms-eval"}
+    compared = command("diff", f"runs/{runs[0]}", f"runs/{runs[1]}", "--json", "found.json")
+    assert compared.exit_code == 0, compared.output
+    (found,) = json.loads((tmp_path / "found.json").read_text())["tasks"]
+    sources = {source["cause"]: source for source in found["explanation"]["sources"]}
+    assert (found["explanation"]["n"], found["explanation"]["other_text"]) == (6, 0)
+    for cause in ("prompt", "pixels"):
+        assert (sources[cause]["items"], sources[cause]["not_recorded"][:1]) in [(0, []), (0, ["system"])]
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(command: Command, recipe_file: Path, tmp_path: Path) -> None:

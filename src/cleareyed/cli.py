@@ -1,17 +1,13 @@
 """The command line. Heavy imports are inside the commands, so that `--help` is instant."""
 
-import errno
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cleareyed.errors import InputError
+from cleareyed.cli_evaluate import data, diff, evaluate, score, serve
+from cleareyed.cli_shared import DataRoot, Name, Overrides, RecipePath, Resume, Runs, plain_errors, run_folder
 
 app = typer.Typer(
     add_completion=False,
@@ -21,20 +17,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-EVAL_RULES = ("paper-eval", "strict", "any-form")
-
-RecipePath = Annotated[Path, typer.Argument(help="A recipe: a YAML file such as recipes/demo-grpo.yaml.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe fields to set, such as optimizer.lr=1e-5.")
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Let the recipe's FILE.py:FUNCTION rewards run. Read them first.")
 ]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(envvar="CLEAREYED_DATA", help="The folder that holds nlvr/, blink/ and other data sets."),
-]
-Name = Annotated[str | None, typer.Option(help="The run's name; the recipe's file name if left out.")]
-Runs = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run of this name where it stopped.")]
 
 
 def main() -> None:
@@ -59,9 +44,7 @@ def train(
     runs: Runs = Path("runs"),
     resume: Resume = False,
     data_root: DataRoot = None,
-    allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="Let the recipe's FILE.py:FUNCTION rewards run. Read them first.")
-    ] = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Train as a recipe says: measure, train, measure, report.
 
@@ -75,7 +58,7 @@ def train(
     Everything goes to RUNS/NAME: recipe.yaml as resolved, metrics.jsonl, every rollout and answer (parquet),
     checkpoints and report.html. A run that exists is never overwritten.
     """
-    with _plain_errors("add --resume to the same command to go on"):
+    with plain_errors("add --resume to the same command to go on"):
         from cleareyed.recipe_files import load_recipe
 
         loaded = load_recipe(recipe, overrides or [])  # before the seconds that importing torch takes
@@ -84,52 +67,43 @@ def train(
         commands.train(
             loaded,
             recipe,
-            folder=_run_folder(runs, name or recipe.stem),
+            folder=run_folder(runs, name or recipe.stem),
             resume=resume,
             data_root=data_root,
             allow_code=allow_code,
         )
 
 
-@app.command("eval")
-def evaluate(
-    task: Annotated[
-        str, typer.Argument(help="blink, nlvr, scenes-val, scenes-bench, or your own .jsonl or .parquet file.")
-    ],
-    model: Annotated[str, typer.Option(help="A checkpoint folder, a hub id, or tiny-base.")],
-    prompt: Annotated[str, typer.Option(help="Prompt style: how the question is put.")] = "base",
-    rule: Annotated[list[str] | None, typer.Option(help="Accuracy rule; may be given several times.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a task that has several, such as nlvr's dev.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
-    batch: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 64,
-    out: Annotated[Path | None, typer.Option(help="A new folder for the answers; under runs/ if left out.")] = None,
+app.command("eval")(evaluate)
+app.command()(score)
+app.command()(diff)
+app.command()(data)
+app.command()(serve)
+
+
+@app.command()
+def preflight(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    json: Annotated[Path | None, typer.Option(help="Also write what was found to this file.")] = None,
+    runs: Runs = Path("runs"),
     data_root: DataRoot = None,
+    allow_code: AllowCode = False,
 ) -> None:
-    """Measure a model on a task, with 95 % intervals.
+    """Say before training whether a recipe fits on this machine, what to change if not, and how long it will take.
 
     \b
-    cleareyed eval scenes-bench --model tiny-base --limit 600
-    cleareyed eval blink --model runs/demo-grpo/best --data-root FOLDER
-    cleareyed eval mine.jsonl --model Qwen/Qwen2-VL-2B-Instruct --prompt instruct-no-reasoning --rule strict
+    cleareyed preflight recipes/demo-grpo.yaml
+    cleareyed preflight recipes/visualthinker-2b.yaml model.path=FOLDER --data-root FOLDER
 
-    Answers are read under the rules paper-eval, strict and any-form unless --rule names others, and are kept
-    as a run folder.
+    Memory, disk and time are worked out and, where the weights are there, measured in a short trial. The exit code
+    is 1 if the run cannot begin as it is.
     """
-    with _plain_errors("the answers so far are kept"):
-        from cleareyed import commands
-        from cleareyed.recipe import EvalSpec, ModelSpec, TaskSpec
+    with plain_errors("nothing was written"):
+        from cleareyed.preflight_command import preflight as look
 
-        own = task.endswith((".jsonl", ".parquet"))
-        spec = TaskSpec(name="table" if own else task, path=task if own else None, split=split, limit=limit)
-        title = "-".join(("eval", Path(task).stem, *Path(model).parts[-2:]))
-        commands.eval_task(
-            EvalSpec(task=spec, prompt=prompt, max_tokens=max_tokens, batch=batch),
-            ModelSpec(path=model),
-            folder=out or _unused(Path("runs"), title),
-            rules=rule or EVAL_RULES,
-            data_root=data_root,
-        )
+        code = look(recipe, overrides or [], data_root=data_root, allow_code=allow_code, json_path=json, runs=runs)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -146,13 +120,13 @@ def pretrain(
     cleareyed pretrain recipes/tiny-base.yaml
     cleareyed pretrain recipes/tiny-base.yaml --resume
     """
-    with _plain_errors("add --resume to the same command to go on"):
+    with plain_errors("add --resume to the same command to go on"):
         from cleareyed.recipe_files import load_recipe
 
         loaded = load_recipe(recipe, overrides or [])
         from cleareyed import commands
 
-        commands.pretrain_model(loaded, recipe, folder=_run_folder(runs, name or recipe.stem), resume=resume)
+        commands.pretrain_model(loaded, recipe, folder=run_folder(runs, name or recipe.stem), resume=resume)
 
 
 @app.command()
@@ -167,7 +141,7 @@ def report(
 
     The run may still be going.
     """
-    with _plain_errors("the old report, if any, is unchanged"):
+    with plain_errors("the old report, if any, is unchanged"):
         from cleareyed import commands
 
         commands.report(run, data_root)
@@ -193,44 +167,7 @@ def demo(
 
     Takes minutes on two cores. Leaves OUT/report.html, OUT/summary.json and the run folders OUT/grpo and OUT/sft.
     """
-    with _plain_errors(f"the records so far are in {out}; the next demo moves them aside and starts anew"):
+    with plain_errors(f"the records so far are in {out}; the next demo moves them aside and starts anew"):
         from cleareyed.demo import run_demo
 
         run_demo(out, seed=seed, model=model, steps=steps, items=items)
-
-
-def _run_folder(runs: Path, name: str) -> Path:
-    if not name or name in (".", "..") or Path(name).name != name:
-        raise typer.BadParameter(f"{name!r} is no run name; a name has no slashes", param_hint="--name")
-    return runs / name
-
-
-def _unused(runs: Path, name: str) -> Path:
-    """The first of NAME, NAME-2, NAME-3, ... that does not exist."""
-    number = 1
-    while (folder := runs / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return folder
-
-
-@contextmanager
-def _plain_errors(interrupted: str) -> Iterator[None]:
-    """What the user can mend becomes one line and exit code 2; an interruption says how to go on (130)."""
-    try:
-        yield
-    except InputError as error:
-        _say(f"error: {error}")
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        _say(f"interrupted; {interrupted}")
-        raise typer.Exit(130) from None
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        _say(f"error: {where}{os.strerror(error.errno)}; free space, then go on with --resume")
-        raise typer.Exit(2) from None
-
-
-def _say(text: str) -> None:
-    print(" ".join(text.split()), file=sys.stderr)

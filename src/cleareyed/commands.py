@@ -4,23 +4,19 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 import transformers
-import yaml
-from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from cleareyed.console import Display, table_console
 from cleareyed.errors import InputError
-from cleareyed.evaluation.evaluate import evaluate
-from cleareyed.evaluation.stats import majority_class
+from cleareyed.eval_command import eval_recipe, majority
+from cleareyed.evaluation.evaluate import evaluate, measured_task
 from cleareyed.models.load import load_vlm
 from cleareyed.models.vlm import VLM
-from cleareyed.recipe import EvalSpec, GrpoRecipe, ModelSpec, PretrainRecipe, Recipe, SftRecipe, Strict, TaskSpec
+from cleareyed.recipe import EvalSpec, GrpoRecipe, PretrainRecipe, Recipe, SftRecipe
 from cleareyed.recipe_files import load_recipe
 from cleareyed.records.parts import compact, read_answers, write_answers
 from cleareyed.records.rows import AnswerRow
@@ -28,9 +24,7 @@ from cleareyed.records.run import RunFolder, create_run, open_run, read_metrics
 from cleareyed.report.pages import VALIDATION, run_report
 from cleareyed.report.summary import summarise
 from cleareyed.report.table import comparison_table
-from cleareyed.report.words import percent, percent_range
 from cleareyed.scoring.rewards import RewardFunction, load_rewards
-from cleareyed.scoring.rules import accuracy_rule
 from cleareyed.tasks.catalog import load_task
 from cleareyed.tasks.prompts import PromptStyle, prompt_style
 from cleareyed.tasks.task import Task
@@ -53,15 +47,6 @@ class Measurement:
     style: PromptStyle
     max_tokens: int
     batch: int
-
-
-class EvalRecipe(Strict):
-    """What `cleareyed eval` ran, kept as the `recipe.yaml` of its run folder."""
-
-    method: Literal["eval"] = "eval"
-    model: ModelSpec
-    measure: tuple[EvalSpec, ...]
-    rules: tuple[str, ...]
 
 
 def train(
@@ -182,37 +167,6 @@ def label_of(model: str, measurement: Measurement, recipe: TrainingRecipe) -> st
     return model if measurement.style.name == recipe.prompt else f"{model}/{measurement.style.name}"
 
 
-def eval_task(
-    spec: EvalSpec,
-    model: ModelSpec,
-    *,
-    folder: Path,
-    rules: Sequence[str],
-    data_root: Path | None,
-) -> None:
-    """Ask a task of a model, keep the answers as a run folder, and print accuracy by skill under each rule."""
-    _refuse_existing(folder)
-    for rule in rules:
-        accuracy_rule(rule)
-    task, style = _measured_task(spec.task, data_root), prompt_style(spec.prompt or "base")
-    set_up(None)
-    vlm = load_vlm(model)
-    run = create_run(folder, EvalRecipe(model=model, measure=(spec,), rules=tuple(rules)))
-    what = Measurement(task, style, spec.max_tokens or 256, spec.batch)
-    with Display(f"{task.name}, asked of {model.path}") as display:
-        rows = measure(vlm, what, run, model.path, 0, display, rules)
-        compact(run)
-        page = run_report(run, task, rule=rules[0])
-    console = table_console()
-    console.print(
-        rules_table(rows, rules, f"{model.path} on {task.name}, prompt {style.name}: accuracy in % (95 % interval)")
-    )
-    well_formed = sum(row.well_formed for row in rows) / len(rows)
-    console.print(Text(f"{_majority(rows)} Written in the format: {percent(well_formed)} %."), soft_wrap=True)
-    console.print(Text(f"answers: {run.answers}"), soft_wrap=True)
-    console.print(Text(f"report: {page}"), soft_wrap=True)
-
-
 def pretrain_model(recipe: Recipe, path: Path, *, folder: Path, resume: bool) -> None:
     """Make a base model from nothing, as a `pretrain` recipe says."""
     if not isinstance(recipe, PretrainRecipe):
@@ -231,8 +185,8 @@ def report(folder: Path, data_root: Path | None) -> None:
     """Write a run's `report.html` anew from its records, also while the run lives."""
     run = open_run(folder)
     console = table_console()
-    if (evaluated := _eval_recipe(run)) is not None:
-        page = run_report(run, _measured_task(evaluated.measure[0].task, data_root), rule=evaluated.rules[0])
+    if (evaluated := eval_recipe(run)) is not None:
+        page = run_report(run, measured_task(evaluated.measure[0].task, data_root), rule=evaluated.rules[0])
         console.print(Text(f"report: {page}"), soft_wrap=True)
         return
     recipe = load_recipe(run.recipe)
@@ -242,22 +196,6 @@ def report(folder: Path, data_root: Path | None) -> None:
     page = run_report(run, measurements[0].task if measurements else load_task(recipe.task, data_root))
     _print_tables(console, run, measurements)
     console.print(Text(f"report: {page}"), soft_wrap=True)
-
-
-def rules_table(rows: Sequence[AnswerRow], rules: Sequence[str], title: str) -> Table:
-    """Accuracy with 95 % intervals: one row per skill and one for all, one column per accuracy rule."""
-    by_rule = {rule: next(iter(summarise(rows, rule).values())) for rule in rules}
-    first = by_rule[rules[0]]
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("skill")
-    table.add_column("n", justify="right")
-    for rule in rules:
-        table.add_column(Text(rule), justify="right")
-    for skill in [*(first["by_skill"] if len(first["by_skill"]) > 1 else ()), None]:
-        shares = [found["by_skill"][skill] if skill is not None else found for found in by_rule.values()]
-        cells = (f"{percent(share['accuracy'])} ({percent_range(*share['interval'])})" for share in shares)
-        table.add_row(Text("all" if skill is None else skill), str(shares[0]["n"]), *cells)
-    return table
 
 
 def set_up(threads: int | None) -> None:
@@ -286,14 +224,7 @@ def measurement_of(spec: EvalSpec, recipe: TrainingRecipe, data_root: Path | Non
     """What a recipe measures, with its own prompt and answer length where the measurement names none."""
     own = recipe.sampling.max_tokens if isinstance(recipe, GrpoRecipe) else recipe.max_tokens
     style = prompt_style(spec.prompt or recipe.prompt)
-    return Measurement(_measured_task(spec.task, data_root), style, spec.max_tokens or own, spec.batch)
-
-
-def _measured_task(spec: TaskSpec, data_root: Path | None) -> Task:
-    """The task, named so that answers to its splits and files can be told apart: `nlvr-dev`, `table-mine`."""
-    task = load_task(spec, data_root)
-    part = spec.split or (Path(spec.path).stem if spec.path else None)
-    return replace(task, name=f"{task.name}-{part}") if part else task
+    return Measurement(measured_task(spec.task, data_root), style, spec.max_tokens or own, spec.batch)
 
 
 def _validator(
@@ -317,7 +248,7 @@ def _validator(
         return {
             "accuracy": sum(row.correct[what.task.rule] for row in rows) / len(rows),
             "format_rate": sum(row.well_formed for row in rows) / len(rows),
-            "mean_tokens": sum(row.tokens for row in rows) / len(rows),
+            "mean_tokens": sum(row.tokens or 0 for row in rows) / len(rows),
         }
 
     return validate
@@ -340,15 +271,6 @@ def _resumed(folder: Path, recipe: TrainingRecipe) -> RunFolder:
     return run
 
 
-def _eval_recipe(run: RunFolder) -> EvalRecipe | None:
-    """The settings of a run that `cleareyed eval` made; None for a training run."""
-    try:
-        settings = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
-        return EvalRecipe.model_validate(settings) if settings.get("method") == "eval" else None
-    except (yaml.YAMLError, ValidationError, AttributeError, UnicodeDecodeError):
-        raise InputError(f"{run.recipe}: not as cleareyed wrote it; restore it, or evaluate again") from None
-
-
 def _print_tables(console: Console, run: RunFolder, measurements: Sequence[Measurement]) -> None:
     rows = read_answers(run)
     for name in dict.fromkeys(measurement.task.name for measurement in measurements):
@@ -356,10 +278,4 @@ def _print_tables(console: Console, run: RunFolder, measurements: Sequence[Measu
         if answers:
             rule = next(one.task.rule for one in measurements if one.task.name == name)
             console.print(comparison_table(summarise(answers, rule)))
-            console.print(Text(f"{name}, rule {rule}. {_majority(answers)}"), soft_wrap=True)
-
-
-def _majority(rows: Sequence[AnswerRow]) -> str:
-    golds = {row.sample_id: row.answer for row in rows}
-    answer, share = majority_class(list(golds.values()))
-    return f"Always answering {answer!r} would score {percent(share)} %."
+            console.print(Text(f"{name}, rule {rule}. {majority(answers)}"), soft_wrap=True)

@@ -44,6 +44,7 @@ class Display:
         self._title = title
         self._started = time.monotonic()
         self._phase, self._phase_done, self._phase_total, self._phase_started = "starting", 0, 0, self._started
+        self._phase_detail: str | None = None
         self._step, self._steps = 0, 0
         self._first: tuple[int, float] | None = None
         """The first step seen, and when it ended: the rate is measured from there."""
@@ -79,15 +80,15 @@ class Display:
         self._latest = {}
         self._history = {name: [] for name, _ in CURVES}
 
-    def status(self, what: str, done: int, total: int) -> None:
-        """What is being done now, and how far it is."""
+    def status(self, what: str, done: int, total: int, detail: str | None = None) -> None:
+        """What is being done now, and how far it is; `detail` is shown in place of the time left at this rate."""
         if what != self._phase or done < self._phase_done:
             self._phase, self._phase_started = what, time.monotonic()
-        self._phase_done, self._phase_total = done, total
+        self._phase_done, self._phase_total, self._phase_detail = done, total, detail
         if self._live is None and time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
-            left = remaining(done, total - done, time.monotonic() - self._phase_started)
+            shown = self._detail() if done < total else ""
             step = f"step {self._step}/{self._steps}  " if self._steps and self._step < self._steps else ""
-            self.note(f"{step}{what} {done}/{total}{f'  {left} left' if left and done < total else ''}")
+            self.note(f"{step}{what} {done}/{total}{f'  {shown}' if shown else ''}")
 
     def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """A training step has ended, with these metrics."""
@@ -116,18 +117,23 @@ class Display:
         left = remaining(steps, self._steps - self._step, seconds)
         return f"{seconds / steps:.1f} s/step" + (f"  {left} left" if left and self._step < self._steps else "")
 
+    def _detail(self) -> str:
+        if self._phase_detail is not None:
+            return self._phase_detail
+        left = remaining(
+            self._phase_done, self._phase_total - self._phase_done, time.monotonic() - self._phase_started
+        )
+        return f"{left} left" if left else ""
+
     def _render(self) -> RenderableType:
         lines = Table.grid(padding=(0, 2))
         lines.add_column(no_wrap=True)
         if self._steps:
             bar = ProgressBar(total=self._steps, completed=self._step, width=20)
             lines.add_row("training", bar, f"{self._step}/{self._steps}", Text(self._rate()))
-        left = remaining(
-            self._phase_done, self._phase_total - self._phase_done, time.monotonic() - self._phase_started
-        )
         bar = ProgressBar(total=max(self._phase_total, 1), completed=self._phase_done, width=20)
         count = f"{self._phase_done}/{self._phase_total}" if self._phase_total else ""
-        lines.add_row(Text(self._phase), bar, count, Text(f"{left} left" if left else ""))
+        lines.add_row(Text(self._phase), bar, count, Text(self._detail()))
         parts: list[RenderableType] = [lines]
         if self._latest:
             parts.append(Columns([Text(f"{heading} {text}") for heading, text in self._shown()], padding=(0, 3)))

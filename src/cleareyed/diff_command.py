@@ -64,7 +64,7 @@ def diff(
         sides = [
             _only(run, rows, name, option) for run, rows, option in zip(runs, answers, ("", "second-"), strict=True)
         ]
-        asked = [read_asked(run, rows[0]) for run, rows in zip(runs, sides, strict=True)]
+        asked = [read_asked(run, rows[0], rows) for run, rows in zip(runs, sides, strict=True)]
         compared = compare_runs(sides[0], sides[1], rule, second_rule)
         explained = explain(sides[0], sides[1], asked[0], asked[1], rule, second_rule)
         for title, run, rows in zip(("first", "second"), runs, sides, strict=True):
@@ -99,11 +99,12 @@ def diff(
             raise InputError(f"{json_path}: cannot be written ({error.strerror}); name another file") from error
 
 
-def read_asked(run: RunFolder, row: AnswerRow) -> Asked:
+def read_asked(run: RunFolder, row: AnswerRow, rows: Sequence[AnswerRow] = ()) -> Asked:
     """What `recipe.yaml` and `environment.json` say of how the answers with `row`'s task, label and step came about.
 
-    A model that was trained in the run is named by label and folder. A revision that was not pinned and a commit
-    with changes on top count as not recorded.
+    `rows` are these answers, which hold what was sent where they were made from a journal. A model that was trained
+    in the run is named by label and folder. A revision that was not pinned and a commit with changes on top count
+    as not recorded.
 
     Raises:
         InputError: one of the two files cannot be read.
@@ -113,8 +114,9 @@ def read_asked(run: RunFolder, row: AnswerRow) -> Asked:
     model = _mapping(recipe.get("model"))
     settings: dict[str, Any] = {"step": row.step}
     settings |= {name: model[name] for name in (*MODEL, *PIXELS) if name in model}
-    if settings.get("revision") is None:
-        settings.pop("revision", None)
+    settings["revision"] = model.get("weights") or model.get("revision")
+    if settings["revision"] is None:
+        del settings["revision"]
     training = recipe.get("method") in ("grpo", "sft")
     if "path" in model:
         untrained = not training or row.label.partition("/")[0] == "base"
@@ -138,7 +140,11 @@ def read_asked(run: RunFolder, row: AnswerRow) -> Asked:
     }
     if "id" in commit and not commit.get("dirty"):
         settings["commit"] = commit["id"]
-    return Asked(settings=settings)
+    return Asked(
+        settings=settings,
+        prompts={one.sample_id: one.prompt_hash for one in rows if one.prompt_hash},
+        pixels={one.sample_id: one.images_hash for one in rows if one.images_hash},
+    )
 
 
 def difference_table(task: str, found: Comparison) -> Table:

@@ -122,7 +122,7 @@ def align(first: Sequence[AnswerRow], second: Sequence[AnswerRow]) -> list[tuple
 
 def state_of(row: AnswerRow) -> str:
     """The state of an answer; records without states hold answers only."""
-    return str(getattr(row, "state", "answered"))
+    return row.state
 
 
 def judged(row: AnswerRow) -> bool:

@@ -1,20 +1,85 @@
-"""Asking every question of a task of a model, once, greedily."""
+"""Asking every question of a task: of any model through a journal, or of one in memory."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from cleareyed.models.encode import encode
-from cleareyed.models.sample import sample as sample_completions
-from cleareyed.models.vlm import VLM, Completion, Progress, SamplingParams
+from cleareyed.errors import InputError
+from cleareyed.evaluation.answers import Answerer
+from cleareyed.evaluation.ask import Limits, Summary, ask_all
+from cleareyed.evaluation.journal import Journal
+from cleareyed.evaluation.request import AskParams, Request
+from cleareyed.evaluation.rows import judges_of, make_row, short_hash
+from cleareyed.recipe import TaskSpec
 from cleareyed.records.rows import AnswerRow
-from cleareyed.scoring.rules import RULES, Rule, accuracy_rule, well_formed
+from cleareyed.scoring.rules import RULES
+from cleareyed.tasks.catalog import load_task
+from cleareyed.tasks.images import picture_bytes
 from cleareyed.tasks.prompts import PromptStyle, prompt_text
+from cleareyed.tasks.protocols import Protocol, protocol_question
 from cleareyed.tasks.task import Sample, Task
+
+if TYPE_CHECKING:
+    from cleareyed.models.vlm import VLM
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How the questions of a task are put to a model."""
+
+    style: PromptStyle
+    params: AskParams
+    protocol: Protocol | None = None
+    """Whose words come in front of the question; None puts nothing there."""
+
+    def text(self, sample: Sample) -> str:
+        """Everything that is asked after the images, chat roles not included."""
+        question = protocol_question(self.protocol, sample) if self.protocol else sample.question
+        return prompt_text(self.style, question)
+
+
+def measured_task(spec: TaskSpec, data_root: Path | None) -> Task:
+    """The task, named so that answers to its splits and files can be told apart: `nlvr-dev`, `table-mine`."""
+    task = load_task(spec, data_root)
+    part = spec.split or (Path(spec.path).stem if spec.path else None)
+    return replace(task, name=f"{task.name}-{part}") if part else task
+
+
+def requests(task: Task, how: Asking, hashes: dict[str, tuple[str, str]] | None = None) -> Iterator[Request]:
+    """One request a sample, made when drawn; pictures as the bytes they are.
+
+    Into `hashes` goes, by sample id, the hash of the prompt and that of its pictures.
+    """
+    for index in range(len(task.samples)):
+        sample = task.samples[index]
+        text, images = how.text(sample), tuple(picture_bytes(load) for load in sample.images)
+        if hashes is not None:
+            asked = json.dumps([text, how.style.chat, how.params.system])
+            hashes[sample.id] = short_hash(asked.encode()), short_hash(*images)
+        yield Request(sample.id, text, how.style.opens, images, how.style.chat, how.params)
+
+
+async def ask_task(
+    task: Task,
+    how: Asking,
+    answerer: Answerer,
+    journal: Journal,
+    limits: Limits,
+    hashes: dict[str, tuple[str, str]],
+    progress: Callable[[Summary], None],
+) -> Summary:
+    """Ask what `journal` holds no answer to, and close `answerer`. InputError as `ask_all` raises it."""
+    asked = requests(task, how, hashes)
+    try:
+        return await ask_all(asked, answerer, journal, limits=limits, total=len(task.samples), progress=progress)
+    finally:
+        await answerer.close()
 
 
 def evaluate(
-    vlm: VLM,
+    vlm: "VLM",
     task: Task,
     style: PromptStyle,
     *,
@@ -23,58 +88,41 @@ def evaluate(
     label: str,
     step: int,
     rules: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[AnswerRow]:
-    """Answer each sample of the task greedily, `batch` at a time, and judge it under `rules` (all if left out).
+    """Ask a model in memory, greedily, `batch` samples at a time, and judge under `rules` (all of ours if left out).
 
-    Rows come in the task's order. What is judged is `style.opens` + completion. Each sample's images are loaded
-    once. `paper-eval` costs some milliseconds an answer; name the rules where that matters. `label` and `step`
-    say in the rows whose answers these are.
+    Training measures with it: no journal, each picture loaded once and never encoded. Rows come in the task's order;
+    what is judged is `style.opens` + completion. `paper-eval` costs some milliseconds an answer; name the rules where
+    that matters. `label` and `step` say in the rows whose answers these are.
 
     Raises InputError for an unknown rule and for whatever the loading of an image finds wrong.
     """
-    judges = {name: accuracy_rule(name) for name in (RULES if rules is None else rules)}
-    params = SamplingParams(max_tokens=max_tokens, temperature=0.0)
-    generator = torch.Generator(device=vlm.device).manual_seed(0)  # greedy: never drawn from
-    total = len(task.samples)
+    from cleareyed.evaluation.local import Prompt, complete, reply_of
+    from cleareyed.models.vlm import SamplingParams
+
+    judges = judges_of(tuple(RULES) if rules is None else rules)
+    params, total = SamplingParams(max_tokens=max_tokens, temperature=0.0), len(task.samples)
     rows: list[AnswerRow] = []
     for start in range(0, total, batch):
         samples = [task.samples[index] for index in range(start, min(start + batch, total))]
-        prompts = [
-            encode(vlm, prompt_text(style, sample.question), [load() for load in sample.images], chat=style.chat)
-            for sample in samples
-        ]
-        for sample, (completion,) in zip(samples, sample_completions(vlm, prompts, params, generator), strict=True):
-            rows.append(_judged(sample, completion, style, judges, task.name, label, step))
+        prompts = [Prompt(prompt_text(style, sample.question), sample.images, style.chat) for sample in samples]
+        for sample, completion in zip(samples, complete(vlm, prompts, params), strict=True):
+            if isinstance(completion, InputError):
+                raise completion
+            reply = reply_of(completion)
+            row = make_row(
+                sample,
+                style.opens + reply.text,
+                reply.state,
+                judges,
+                task=task.name,
+                label=label,
+                step=step,
+                tokens=reply.completion_tokens,
+                finish=reply.finish,
+            )
+            rows.append(row)
         if progress is not None:
             progress(len(rows), total)
     return rows
-
-
-def _judged(
-    sample: Sample,
-    completion: Completion,
-    style: PromptStyle,
-    judges: dict[str, Rule],
-    task: str,
-    label: str,
-    step: int,
-) -> AnswerRow:
-    text = style.opens + completion.text
-    verdicts = {name: judge(text, sample) for name, judge in judges.items()}
-    return AnswerRow(
-        task=task,
-        step=step,
-        label=label,
-        sample_id=sample.id,
-        skill=sample.skill,
-        group=sample.group,
-        question=sample.question,
-        answer=sample.answer,
-        completion=text,
-        tokens=len(completion.ids),
-        finish=completion.finish,
-        extracted={name: verdict.extracted for name, verdict in verdicts.items()},
-        correct={name: verdict.correct for name, verdict in verdicts.items()},
-        well_formed=well_formed(text),
-    )

@@ -4,11 +4,10 @@ import datetime
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import cleareyed
 
@@ -18,8 +17,10 @@ PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pill
 def describe_environment(seed: int | None) -> dict[str, Any]:
     """Versions, processor, seed, commit and the present time (UTC), fit for `environment.json`.
 
-    Leaves out on purpose: host and user names, paths and environment variables.
+    Leaves out on purpose: host and user names, paths and environment variables. Torch's threads and the accelerator
+    are None in a process that has not imported torch, which is then not imported for this.
     """
+    torch: Any = sys.modules.get("torch")
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": seed,
@@ -29,8 +30,8 @@ def describe_environment(seed: int | None) -> dict[str, Any]:
         "release": platform.release(),
         "machine": platform.machine(),
         "cpu_count": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch_threads": torch.get_num_threads() if torch else None,
+        "accelerator": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None,
         "commit": _commit(),
     }
 

@@ -66,8 +66,13 @@ ANSWER_SCHEMA = pa.schema(
         ("extracted", pa.map_(pa.string(), pa.string())),
         ("correct", pa.map_(pa.string(), pa.bool_())),
         ("well_formed", pa.bool_()),
+        ("state", pa.string()),
+        ("prompt_hash", pa.string()),
+        ("images_hash", pa.string()),
     ]
 )
+SINCE = {"state": "answered", "prompt_hash": "", "images_hash": ""}
+"""Columns that older files lack, and what is read in their place."""
 
 
 def write_rollouts(run: RunFolder, step: int, rows: Sequence[RolloutRow]) -> None:
@@ -194,7 +199,11 @@ def _load_merged(folder: Path, schema: pa.Schema) -> pa.Table:
 
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
     try:
-        return pq.ParquetFile(path).read().select(schema.names).cast(schema).replace_schema_metadata(None)
+        table = pq.ParquetFile(path).read()
+        for name, value in SINCE.items():
+            if name in schema.names and name not in table.column_names:
+                table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
+        return table.select(schema.names).cast(schema).replace_schema_metadata(None)
     except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
         raise InputError(f"{path}: not a part file of a run ({error}); remove it") from error
 

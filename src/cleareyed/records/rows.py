@@ -44,11 +44,19 @@ class AnswerRow:
     answer: str
     completion: str
     """With whatever the prompt opened (such as `<think>`) put back in front."""
-    tokens: int
+    tokens: int | None
+    """Of the completion; None where the provider does not say."""
     finish: str
+    """`stop`, `length`, or the provider's own word."""
     extracted: dict[str, str | None]
     """By accuracy rule: the answer read."""
     correct: dict[str, bool]
     """By accuracy rule."""
     well_formed: bool
     """Whether the format rule holds."""
+    state: str = "answered"
+    """What came back (`evaluation.answers.State`); records from before there were states hold answers only."""
+    prompt_hash: str = ""
+    """Of the prompt as sent, chat or not and system message included; "" if not recorded."""
+    images_hash: str = ""
+    """Of the pictures as they were before sending, with what was done to them; "" if not recorded."""

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from cleareyed.errors import InputError
+from cleareyed.evaluation.compare import judged
 from cleareyed.records.rows import AnswerRow
+from cleareyed.report.summary import cut_off
 from cleareyed.report.words import title_of, visible
 from cleareyed.tasks.task import Sample
 
@@ -21,8 +24,11 @@ class Answer:
     right: bool
     extracted: str | None
     completion: str
-    tokens: int
+    tokens: int | None
     cut_off: bool
+    state: str
+    judged: bool
+    """Whether there is an answer that can be right or wrong."""
     well_formed: bool
 
 
@@ -42,7 +48,7 @@ def cards(
 ) -> list[Card]:
     """`count` samples that every label of `answers` answered, chosen by their place and never by the outcome.
 
-    Images come from `samples` (by id); a sample that is not in there is shown without.
+    Images come from `samples` (by id); a sample that is not in there, or whose picture is broken, is shown without.
     """
     tables = {label: {row.sample_id: row for row in rows} for label, rows in answers.items()}
     if not tables:
@@ -55,9 +61,7 @@ def cards(
             skill=row.skill,
             question=visible(row.question),
             gold=visible(row.answer),
-            images=tuple(inline_png(load()) for load in samples[row.sample_id].images)
-            if row.sample_id in samples
-            else (),
+            images=_pictures(samples.get(row.sample_id)),
             answers=tuple(_answer(label, table[row.sample_id], rule) for label, table in tables.items()),
         )
         for row in spread(shared, count)
@@ -87,6 +91,15 @@ def inline_png(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def _pictures(sample: Sample | None) -> tuple[str, ...]:
+    if sample is None:
+        return ()
+    try:
+        return tuple(inline_png(load()) for load in sample.images)
+    except InputError:  # its answer has failed and says why
+        return ()
+
+
 def _answer(label: str, row: AnswerRow, rule: str) -> Answer:
     extracted = row.extracted.get(rule)
     return Answer(
@@ -95,6 +108,8 @@ def _answer(label: str, row: AnswerRow, rule: str) -> Answer:
         extracted=None if extracted is None else visible(extracted),
         completion=visible(row.completion),
         tokens=row.tokens,
-        cut_off=row.finish == "length",
+        cut_off=cut_off(row),
+        state=row.state,
+        judged=judged(row),
         well_formed=row.well_formed,
     )

@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from cleareyed.errors import InputError
+from cleareyed.evaluation.compare import judged
 from cleareyed.evaluation.stats import guess_accuracy, lowest_window, paired, share_interval, window_mean
 from cleareyed.records.rows import AnswerRow
 from cleareyed.tasks.task import Sample
@@ -23,9 +25,10 @@ def summarise(rows: Sequence[AnswerRow], rule: str = "strict") -> dict[str, Summ
 
     Each label: `accuracy` under `rule`, `accuracy_any_form` (None if not judged), `interval` [low, high] (95 %,
     Wilson, or a bootstrap by group where items share groups), `by_skill` {skill: {accuracy, interval, n}},
-    `format_rate`, `mean_tokens`, `share_cut_off`, `n`.
+    `format_rate`, `mean_tokens` (None if the provider does not say), `share_cut_off`, `n`, `unjudged` {state: count}:
+    rows without an answer to judge, which are in no other figure.
 
-    Raises InputError if a row was not judged under `rule`, or a label answered a sample twice.
+    Raises InputError if a row was not judged under `rule`, a label answered a sample twice or has no answer to judge.
     """
     return {label: _summary(label, answers, rule) for label, answers in by_label(rows).items()}
 
@@ -42,10 +45,11 @@ def paired_tests(
 ) -> list[Summary]:
     """Compare labels (of `by_label`) on the samples both answered: second against first, per pair.
 
-    Each test: `first`, `second`, `n`, `difference` (second - first), `interval` [low, high], `p` (exact McNemar),
-    `first_only`, `second_only`. A pair whose labels answered no sample in common is left out.
+    Each test, over answers that were judged: `first`, `second`, `n`, `difference` (second - first), `interval`
+    [low, high], `p` (exact McNemar), `first_only`, `second_only`. A pair whose labels answered no sample in common is
+    left out.
     """
-    tables = {label: {row.sample_id: row for row in rows} for label, rows in answers.items()}
+    tables = {label: {row.sample_id: row for row in rows if judged(row)} for label, rows in answers.items()}
     tests = []
     for first, second in pairs:
         one, two = tables.get(first, {}), tables.get(second, {})
@@ -160,19 +164,31 @@ def _summary(label: str, rows: Sequence[AnswerRow], rule: str) -> Summary:
     ids = sorted(row.sample_id for row in rows)
     if twice := next((one for one, other in pairwise(ids) if one == other), None):
         raise InputError(f"answers of '{label}': sample '{twice}' is answered twice; keep one task and step per label")
+    unjudged = Counter(row.state for row in rows if not judged(row))
+    rows = [row for row in rows if judged(row)]
+    if not rows:
+        states = ", ".join(f"{count} {state}" for state, count in sorted(unjudged.items()))
+        raise InputError(f"answers of '{label}': none can be judged ({states}); ask again with --resume")
     skills: dict[str, list[AnswerRow]] = {}
     for row in rows:
         if row.skill:
             skills.setdefault(row.skill, []).append(row)
     judged_any_form = all(ANY_FORM in row.correct for row in rows)
+    tokens = [row.tokens for row in rows if row.tokens is not None]
     return {
         **_share(rows, rule),
         "accuracy_any_form": _share(rows, ANY_FORM)["accuracy"] if judged_any_form else None,
         "by_skill": {skill: _share(answers, rule) for skill, answers in sorted(skills.items())},
         "format_rate": sum(row.well_formed for row in rows) / len(rows),
-        "mean_tokens": sum(row.tokens for row in rows) / len(rows),
-        "share_cut_off": sum(row.finish == "length" for row in rows) / len(rows),
+        "mean_tokens": sum(tokens) / len(tokens) if tokens else None,
+        "share_cut_off": sum(map(cut_off, rows)) / len(rows),
+        "unjudged": dict(unjudged),
     }
+
+
+def cut_off(row: AnswerRow) -> bool:
+    """Whether the answer ran into its longest length."""
+    return row.state == "cut-off" or row.finish == "length"
 
 
 def _share(rows: Sequence[AnswerRow], rule: str) -> Summary:

@@ -1,0 +1,384 @@
+"""`cleareyed eval` and `cleareyed score`: a task asked of a model through a journal, and judged from it."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cleareyed.console import Display, clock, table_console
+from cleareyed.errors import InputError
+from cleareyed.evaluation.answers import Answerer, AskError
+from cleareyed.evaluation.ask import Summary
+from cleareyed.evaluation.compare import judged
+from cleareyed.evaluation.evaluate import Asking, ask_task, measured_task, requests
+from cleareyed.evaluation.journal import Journal
+from cleareyed.evaluation.models import IN_MEMORY, AskedModel, limits_of, open_answerer
+from cleareyed.evaluation.request import AskParams
+from cleareyed.evaluation.rows import Collected, collect, collect_again, judges_of, refuse_other_questions
+from cleareyed.evaluation.stats import majority_class
+from cleareyed.recipe import EvalSpec, NonNegative, Strict, TaskSpec
+from cleareyed.records.parts import compact, read_answers, write_answers
+from cleareyed.records.rows import AnswerRow
+from cleareyed.records.run import RunFolder, create_run, open_run
+from cleareyed.report.pages import run_report
+from cleareyed.report.summary import summarise
+from cleareyed.report.words import percent, percent_range, visible
+from cleareyed.tasks.cvbench import cvbench_totals
+from cleareyed.tasks.prompts import prompt_style
+from cleareyed.tasks.protocols import protocol_of
+from cleareyed.tasks.task import Task
+
+RULES = ("paper-eval", "strict", "any-form")
+"""What answers are read under where no rule is named."""
+MAX_TOKENS = 256
+"""The longest answer where neither it nor a protocol is named."""
+JOURNAL = "journal.jsonl"
+SHOWN_REASONS = 3
+FREE = "batch"
+"""The field of a measurement that may differ when a run goes on."""
+
+
+class AskSpec(EvalSpec):
+    """How `cleareyed eval` asked: what `EvalSpec` says, and what protocols and hosted models add."""
+
+    protocol: str | None = None
+    temperature: NonNegative = 0.0
+    top_p: float | None = None
+    seed: int | None = None
+    system: str | None = None
+
+
+class EvalRecipe(Strict):
+    """What `cleareyed eval` ran, kept as the `recipe.yaml` of its run folder."""
+
+    method: Literal["eval"] = "eval"
+    model: AskedModel
+    measure: tuple[AskSpec, ...]
+    rules: tuple[str, ...]
+
+
+def plan(
+    task: TaskSpec,
+    model: AskedModel,
+    *,
+    protocol: str | None = None,
+    prompt: str | None = None,
+    chat: bool | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    rules: Sequence[str] = (),
+    **others: Any,
+) -> EvalRecipe:
+    """What is asked and how it is judged, where the user names some of it: the protocol fills in the rest.
+
+    `others` are further fields of `AskSpec`. Without a protocol the prompt is `base`, or `instruct-eval` for a model
+    that is asked as a conversation, and the rules are `RULES`.
+
+    Raises:
+        InputError: an unknown protocol, prompt or rule.
+    """
+    talks = model.speaks_chat if chat is None else chat
+    named = protocol_of(task.name, protocol) if protocol else None
+    usual = (named.chat_style if talks else named.style) if named else ("instruct-eval" if talks else "base")
+    style = prompt_style(prompt or usual)
+    if chat is not None and style.chat != chat:
+        raise InputError(
+            f"prompt {style.name} is {'' if style.chat else 'not '}a conversation; leave out --chat / --no-chat or it"
+        )
+    chosen = tuple(dict.fromkeys(rules or ([named.rule] if named else RULES)))
+    judges_of(chosen)
+    spec = AskSpec(
+        task=task,
+        prompt=style.name,
+        protocol=protocol,
+        max_tokens=max_tokens or (named.max_tokens if named else MAX_TOKENS),
+        temperature=temperature if temperature is not None else (named.temperature if named else 0.0),
+        **others,
+    )
+    return EvalRecipe(model=model, measure=(spec,), rules=chosen)
+
+
+def eval_task(
+    recipe: EvalRecipe,
+    *,
+    folder: Path,
+    resume: bool,
+    data_root: Path | None,
+    concurrency: int,
+    timeout: float,
+    min_coverage: float,
+) -> int:
+    """Ask, keep journal and rows as a run folder, print accuracy by skill under each rule.
+
+    Returns 0, or 1 if less than `min_coverage` of the samples could be judged.
+
+    Raises:
+        InputError: anything wrong with the task, the model or the folder; a second process on the same run.
+    """
+    (spec,), model = recipe.measure, recipe.model
+    if not resume and folder.exists():
+        raise InputError(f"{folder}: exists already; go on with --resume, or name another folder with --out")
+    task, how = measured_task(spec.task, data_root), asking_of(spec)
+    if not len(task.samples):
+        raise InputError(f"task {task.name}: no samples; check the data")
+    _quiet(model)
+    with ExitStack() as stack:
+        if resume:
+            run = open_run(folder)
+            before = eval_recipe(run)
+            if before is None:
+                raise InputError(f"{run.recipe}: not a run of eval; name the folder of one with --out")
+            journal = stack.enter_context(Journal.open(run.path / JOURNAL))
+        answerer = open_answerer(model, spec.batch)
+        _try_first(task, how, answerer)
+        recipe = recipe.model_copy(update={"model": model.model_copy(update={"weights": answerer.revision})})
+        if resume:
+            _refuse_other(run, before, recipe)
+        else:
+            run = create_run(folder, recipe)
+            journal = stack.enter_context(Journal.open(run.path / JOURNAL))
+        limits = limits_of(model, spec.batch, concurrency, timeout)
+        hashes: dict[str, tuple[str, str]] = {}
+        with Display(f"{task.name}, asked of {model.path}") as display:
+            if journal.torn:
+                display.note("the journal's last line was half-written and is dropped; its sample is asked again")
+            what = f"asking {model.path} on {task.name}"
+
+            def progress(summary: Summary) -> None:
+                done = summary.reused + summary.asked
+                display.status(what, done, len(task.samples), progress_text(summary))
+
+            summary = asyncio.run(ask_task(task, how, answerer, journal, limits, hashes, progress))
+            display.status("judging", 0, 0)
+            found = collect(
+                journal.path,
+                task,
+                judges_of(recipe.rules),
+                opens=how.style.opens,
+                label=label_of(model),
+                hashes=hashes,
+            )
+            page = _keep(run, found, task, recipe.rules[0])
+    console = table_console()
+    _print(console, found, recipe, recipe.rules, task)
+    console.print(Text(asked_text(summary)), soft_wrap=True)
+    if summary.stopped is not None:
+        console.print(Text(f"given up: {summary.stopped}"), soft_wrap=True)
+    return _finish(console, run, page, found, min_coverage)
+
+
+def score(folder: Path, *, rules: Sequence[str], data_root: Path | None, min_coverage: float) -> int:
+    """Judge the answers of an eval run again, without asking; its own rules are kept beside the `rules` named.
+
+    Returns what `eval_task` returns.
+
+    Raises:
+        InputError: no run of eval, an unknown rule, data in which the questions are others than those asked.
+    """
+    run = open_run(folder)
+    recipe = eval_recipe(run)
+    if recipe is None:
+        raise InputError(f"{run.recipe}: not a run of eval; train measures and scores its answers itself")
+    (spec,), model = recipe.measure, recipe.model
+    shown = tuple(dict.fromkeys(rules)) or recipe.rules
+    judges = judges_of(tuple(dict.fromkeys((*recipe.rules, *shown))))
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    task, how = measured_task(spec.task, data_root), asking_of(spec)
+    kept = read_answers(run)
+    refuse_other_questions(kept, task)
+    if (run.path / JOURNAL).exists():
+        hashes = {row.sample_id: (row.prompt_hash, row.images_hash) for row in kept}
+        found = collect(
+            run.path / JOURNAL,
+            task,
+            judges,
+            opens=how.style.opens,
+            label=label_of(model),
+            hashes=hashes,
+        )
+    else:
+        found = collect_again(kept, task, judges)
+    page = _keep(run, found, task, recipe.rules[0])
+    console = table_console()
+    _print(console, found, recipe, shown, task)
+    return _finish(console, run, page, found, min_coverage)
+
+
+def eval_recipe(run: RunFolder) -> EvalRecipe | None:
+    """The settings of a run that `cleareyed eval` made; None for a training run."""
+    try:
+        settings = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
+        return EvalRecipe.model_validate(settings) if settings.get("method") == "eval" else None
+    except (yaml.YAMLError, ValidationError, AttributeError, UnicodeDecodeError):
+        raise InputError(f"{run.recipe}: not as cleareyed wrote it; restore it, or evaluate again") from None
+
+
+def asking_of(spec: AskSpec) -> Asking:
+    """How a recorded measurement asks."""
+    params = AskParams(
+        max_tokens=spec.max_tokens or MAX_TOKENS,
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        seed=spec.seed,
+        system=spec.system,
+    )
+    protocol = protocol_of(spec.task.name, spec.protocol) if spec.protocol else None
+    return Asking(prompt_style(spec.prompt or "base"), params, protocol)
+
+
+def label_of(model: AskedModel) -> str:
+    """The model as rows name it; `local:` goes without saying."""
+    return model.name if model.kind == "local" else model.path
+
+
+def rules_table(rows: Sequence[AnswerRow], rules: Sequence[str], title: str) -> Table:
+    """Accuracy with 95 % intervals: one row per skill and one for all, one column per accuracy rule.
+
+    n is what is judged; where that is not all that was asked, it says of how many.
+    """
+    by_rule = [next(iter(summarise(rows, rule).values())) for rule in rules]
+    skills = sorted({row.skill for row in rows if row.skill})
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("skill")
+    table.add_column("n", justify="right")
+    for rule in rules:
+        table.add_column(Text(rule), justify="right")
+    for skill in [*(skills if len(skills) > 1 else ()), None]:
+        asked = [row for row in rows if skill in (None, row.skill)]
+        n = sum(map(judged, asked))
+        shares = [found["by_skill"].get(skill) if skill is not None else found for found in by_rule]
+        cells = (
+            f"{percent(share['accuracy'])} ({percent_range(*share['interval'])})" if share else percent(None)
+            for share in shares
+        )
+        count = str(n) if n == len(asked) else f"{n} of {len(asked)}"
+        table.add_row(Text("all" if skill is None else visible(skill)), count, *cells)
+    return table
+
+
+def majority(rows: Sequence[AnswerRow]) -> str:
+    """What always giving the same answer would score, in a sentence."""
+    golds = {row.sample_id: row.answer for row in rows}
+    answer, share = majority_class(list(golds.values()))
+    return f"Always answering {visible(answer)!r} would score {percent(share)} %."
+
+
+def progress_text(summary: Summary) -> str:
+    """How the asking goes, for the line that is shown while it does."""
+    errors, left = sum(summary.errors.values()), summary.seconds_left
+    parts = [
+        f"{summary.rate:.1f}/s",
+        f"{summary.in_flight} in flight",
+        f"{errors} errors",
+        f"{summary.prompt_tokens + summary.completion_tokens:,} tokens",
+    ]
+    return ", ".join(parts + ([f"{clock(left)} left"] if left is not None else []))
+
+
+def asked_text(summary: Summary) -> str:
+    """What was asked in this call, in a sentence."""
+    errors = ", ".join(f"{count} {kind}" for kind, count in summary.errors.items() if count) or "none"
+    return (
+        f"Asked: {summary.asked} in {clock(summary.seconds)} ({summary.rate:.1f}/s), "
+        f"{summary.reused} answered before; tokens: {summary.prompt_tokens:,} in, {summary.completion_tokens:,} out; "
+        f"attempts that failed: {errors}."
+    )
+
+
+def coverage_text(found: Collected) -> str:
+    """How many samples the figures rest on, in a sentence."""
+    states = ", ".join(f"{count} {state}" for state, count in found.states.items())
+    text = f"Coverage {percent(found.coverage)} %: {len(found.judged)} of {found.total} samples judged ({states})."
+    return text + (f" Answers to samples that the task does not have: {found.foreign}." if found.foreign else "")
+
+
+def _quiet(model: AskedModel) -> None:
+    """No bars or advice from libraries; torch is imported for models in memory only."""
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    if model.kind in IN_MEMORY:
+        from cleareyed.commands import set_up
+
+        set_up(None)
+
+
+def _try_first(task: Task, how: Asking, answerer: Answerer) -> None:
+    """What is wrong with every request is found before there is a run folder."""
+    try:
+        answerer.prepare(next(requests(task, how)))
+    except AskError as error:
+        if error.hopeless:
+            raise InputError(f"{answerer.name}: {error}") from None
+
+
+def _refuse_other(run: RunFolder, before: EvalRecipe | None, recipe: EvalRecipe) -> None:
+    """InputError if the run began with other settings: its answers would be to other questions."""
+    old, new = (_flat(one.model_dump(mode="json")) for one in (before, recipe) if one is not None)
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key) and not key.endswith(f".{FREE}"):
+            raise InputError(
+                f"{run.recipe}: {key} was {old.get(key)!r} and is now {new.get(key)!r}; "
+                "go on with the settings the run began with, or name another folder with --out"
+            )
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {name: value}
+    return {key: leaf for part, held in items for key, leaf in _flat(held, f"{name}.{part}".lstrip(".")).items()}
+
+
+def _keep(run: RunFolder, found: Collected, task: Task, rule: str) -> Path | None:
+    """Write the rows, and the report if there is anything to report."""
+    write_answers(run, found.rows)
+    compact(run)
+    return run_report(run, task, rule=rule) if found.judged else None
+
+
+def _print(console: Console, found: Collected, recipe: EvalRecipe, rules: Sequence[str], task: Task) -> None:
+    (spec,) = recipe.measure
+    if found.judged:
+        title = f"{recipe.model.path} on {task.name}, prompt {spec.prompt}: accuracy in % (95 % interval)"
+        console.print(rules_table(found.rows, rules, title))
+        well_formed = sum(row.well_formed for row in found.judged) / len(found.judged)
+        console.print(Text(f"{majority(found.rows)} Written in the format: {percent(well_formed)} %."), soft_wrap=True)
+        if spec.task.name == "cvbench":
+            console.print(Text(_cvbench_text(found, rules[0], task)), soft_wrap=True)
+    console.print(Text(coverage_text(found)), soft_wrap=True)
+    for reason, count in sorted(found.reasons.items(), key=lambda item: -item[1])[:SHOWN_REASONS]:
+        console.print(Text(f"  {count} times: {visible(reason) or 'no reason given'}"), soft_wrap=True)
+    if len(found.reasons) > SHOWN_REASONS:
+        console.print(Text(f"  and {len(found.reasons) - SHOWN_REASONS} other reasons: see {JOURNAL}"), soft_wrap=True)
+
+
+def _cvbench_text(found: Collected, rule: str, task: Task) -> str:
+    sources = {sample.id: str(sample.columns["source"]) for sample in task.samples}
+    totals = cvbench_totals((sources[row.sample_id], row.correct[rule]) for row in found.judged)
+    return (
+        f"CV-Bench's own total ({rule}): {percent(totals.averaged)} % (2D {percent(totals.two_d)}, "
+        f"3D {percent(totals.three_d)}); over all items alike: {percent(totals.micro)} %."
+    )
+
+
+def _finish(console: Console, run: RunFolder, page: Path | None, found: Collected, min_coverage: float) -> int:
+    console.print(Text(f"answers: {run.answers}"), soft_wrap=True)
+    if page is not None:
+        console.print(Text(f"report: {page}"), soft_wrap=True)
+    if found.coverage < min_coverage:
+        console.print(
+            Text(
+                f"coverage is under {percent(min_coverage)} %: --resume asks again what failed or was not asked; "
+                "--min-coverage accepts less"
+            ),
+            soft_wrap=True,
+        )
+        return 1
+    return 0
