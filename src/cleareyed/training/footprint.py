@@ -29,9 +29,10 @@ from cleareyed.training.sft import Example, target_logprobs
 FP32 = 4
 CHOICE = 4 + 4 + 4 + 8
 """Bytes for each token that sampling could choose: its logit, log-probability, probability, and their running sum."""
-ALLOCATOR = 1.2
-"""On a CPU, memory taken for memory used: freed pieces stay with the process and do not all fit what comes next
-(tiny-base: 597 MB taken where 468 MB were live at once)."""
+HEAP = 300_000_000
+"""Bytes that the C library keeps of freed tensors, at most, and no more than was in use: pieces that do not fit what
+comes next. Tensors above 32 MB go back at once, so that this does not grow with the model. Measured with tiny-base in
+four settings (benchmarks/preflight.py): 242 to 440 MB."""
 TrainingRecipe = GrpoRecipe | SftRecipe
 
 
@@ -137,7 +138,7 @@ def footprint(
         if recipe.validate_on is not None and recipe.eval_every:
             phases["validation"] = _validation(recipe, vlm, prompts[0], ledger, numbers)
     if on_cpu:
-        phases = {name: round(ALLOCATOR * size) for name, size in phases.items()}
+        phases = {name: size + min(size, HEAP) for name, size in phases.items()}
     # AdamW works through one tensor at a time on a CPU, through all at once elsewhere.
     phases["optimizer"] = 2 * numbers.largest * FP32 if on_cpu else numbers.trained * FP32
     return Footprint(held, phases)
