@@ -31,7 +31,7 @@ CLIPS: dict[str, dict[str, Any]] = {
     "symmetric": {"clip_low": 0.2, "clip_high": 0.2},
     "higher": {"clip_low": 0.1, "clip_high": 0.35},
     "two-sided": {"clip_low": 0.2, "clip_high": 0.2, "clip_ceiling": 1.5},
-    "low-ceiling": {"clip_low": 0.3, "clip_high": 0.6, "clip_ceiling": 1.25},
+    "tight-ceiling": {"clip_low": 0.3, "clip_high": 0.25, "clip_ceiling": 1.25},
 }
 MAX_TOKENS, CAP, BETA = 6, 1.2, 0.3
 LENGTHS = [5, 2, 4, 1, 3, 4, 2, 2, 5, 3, 1, 4]
