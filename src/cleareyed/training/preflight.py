@@ -192,24 +192,32 @@ def advise(
     is passed over and the reason added to `notes`. `start` is the peak of `recipe` as it stands.
     """
     changes: list[Change] = []
-    before = start
-    for place, (settings, costs) in enumerate(_remedies(recipe)):
+    before, remedies = start, _remedies(recipe)
+    for place, (settings, costs) in enumerate(remedies):
         if before <= room:
             break
-        found: tuple[str, TrainingRecipe, int] | None = None
-        for setting, changed in settings(recipe):
-            status(f"what if {setting}", place, len(_remedies(recipe)))
+
+        def tried(setting: str, changed: TrainingRecipe, place: int = place) -> int | None:
+            status(f"what if {setting}", place, len(remedies))
             try:
-                peak = peak_of(changed)
+                return peak_of(changed)
             except InputError as error:
                 notes.append(f"Not worked out: {setting} ({error}).")
-                continue
-            found = (setting, changed, peak)
-            if peak <= room:
+                return None
+
+        options = list(settings(recipe))
+        if not options:
+            continue
+        *milder, (setting, changed) = options
+        peak = tried(setting, changed)
+        if peak is None or peak >= 0.99 * before:
+            continue
+        for mild in milder if peak <= room else ():
+            if (enough := tried(*mild)) is not None and enough <= room:
+                (setting, changed), peak = mild, enough
                 break
-        if found is not None and found[2] < 0.99 * before:
-            setting, recipe, before = found
-            changes.append(Change(setting, costs, before, before <= room))
+        recipe, before = changed, peak
+        changes.append(Change(setting, costs, peak, peak <= room))
     return changes
 
 
