@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -123,9 +124,13 @@ def test_pickled_weights_are_refused(command: Command, recipe_file: Path, checkp
         (("--model", "opena:gpt"), ["kind of model", "did you mean `openai`?"]),
         (("--model", "openai:"), ["openai:NAME"]),
         (("--model", "openai:gpt"), ["OPENAI_API_KEY"]),
-        (("--model", "anthropic:x", "--no-chat"), ["ANTHROPIC_API_KEY"]),
+        pytest.param(
+            *(("--model", "anthropic:x", "--no-chat"), ["ANTHROPIC_API_KEY"]),
+            marks=pytest.mark.skipif(find_spec("anthropic") is None, reason="needs the extra `anthropic`"),
+        ),
         (("--model", "replay:absent.jsonl"), ["absent.jsonl", "cannot be read"]),
         (("--model", "tiny-base", "--base-url", "http://localhost"), ["--base-url", "openai"]),
+        (("--model", "openai:x", "--base-url", "http://localhost/v1?key=1"), ["--base-url", "environment"]),
         (("--model", "tiny-base", "--extra", "[1]"), ["--extra", "JSON object"]),
         (("--model", "tiny-base", "--protocol", "paper"), ["protocol", "did you mean `paper-eval`?"]),
         (("--model", "tiny-base", "--protocol", "lmms-eval"), ["protocol of task `scenes-bench`"]),
@@ -294,8 +299,33 @@ def test_eval_keeps_the_answers_and_prints_each_rule(command: Command, checkpoin
     (found,) = json.loads((tmp_path / "found.json").read_text())["tasks"]
     sources = {source["cause"]: source for source in found["explanation"]["sources"]}
     assert (found["explanation"]["n"], found["explanation"]["other_text"]) == (6, 0)
-    for cause in ("prompt", "pixels"):
-        assert (sources[cause]["items"], sources[cause]["not_recorded"][:1]) in [(0, []), (0, ["system"])]
+    for cause in ("prompt", "pixels", "model"):
+        assert sources[cause]["items"] == 0, sources[cause]
+    assert (sources["prompt"]["not_recorded"], sources["model"]["not_recorded"]) == ([], [])
+
+
+def test_own_data_is_prepared_and_evaluated(command: Command, tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "good.png")
+    (tmp_path / "mine.jsonl").write_text('{"image": "good.png", "question": "q", "answer": "a", "id": "one"}\n')
+    prepared = command("data", "table", "--from", "mine.jsonl", "--to", "root")
+    assert prepared.exit_code == 0, prepared.output
+    assert "1 samples of task table" in prepared.stdout
+    (tmp_path / "said.jsonl").write_text('{"sample_id": "one", "text": "a"}\n')
+    (file,) = (tmp_path / "root/table").glob("*.parquet")
+    result = command("eval", file.relative_to(tmp_path), "--model", "replay:said.jsonl", "--rule", "strict")
+    assert result.exit_code == 0, result.output
+    assert "100.0" in result.stdout
+    refusal_of = command("data", "table", "--from", "mine.jsonl", "--to", "root")
+    assert refusal_of.exit_code == 2 and "exists already" in refusal_of.stderr
+
+
+def test_serve_and_preflight_refuse_what_they_cannot_take(command: Command, tmp_path: Path) -> None:
+    refusal(command("serve", "absent/model/folder"), "absent/model/folder", "no such folder")
+    path = tmp_path / "other.yaml"
+    path.write_text("method: pretrain\nmixture: {}\nsteps: 1\noptimizer: {lr: 1e-4}\n")
+    refusal(command("preflight", path), "other.yaml", "grpo and sft")
+    refusal(command("score", "runs/absent"), "no such run folder")
+    refusal(command("diff", "runs/absent", "runs/absent"), "no such run folder")
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(command: Command, recipe_file: Path, tmp_path: Path) -> None:

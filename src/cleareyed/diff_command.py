@@ -14,6 +14,7 @@ from cleareyed.console import table_console
 from cleareyed.errors import InputError
 from cleareyed.evaluation.compare import Comparison, Tested, compare_runs
 from cleareyed.evaluation.explain import Asked, Explanation, explain
+from cleareyed.evaluation.models import HOSTED
 from cleareyed.records.parts import read_answers
 from cleareyed.records.rows import AnswerRow
 from cleareyed.records.run import RunFolder, open_run
@@ -23,6 +24,8 @@ from cleareyed.report.words import p_value, percent, points, points_range, visib
 UNKNOWN = "nothing that is recorded"
 MODEL = ("revision", "dtype")
 PIXELS = ("min_pixels", "max_pixels")
+ELSEWHERE = (*HOSTED, "replay")
+"""Kinds of models whose precision, pixel limits and batches are not ours to know."""
 PARAMETERS = ("temperature", "top_p", "seed", "system", "batch")
 
 
@@ -128,6 +131,9 @@ def read_asked(run: RunFolder, row: AnswerRow, rows: Sequence[AnswerRow] = ()) -
         own = _mapping(recipe.get("sampling")).get("max_tokens") or recipe.get("max_tokens")
         longest = measured.get("max_tokens") or (own if training else None)
         settings |= {name: value for name, value in (("style", style), ("max_tokens", longest)) if value is not None}
+    if str(model.get("path")).startswith(tuple(f"{kind}:" for kind in ELSEWHERE)):
+        for name in ("dtype", *PIXELS, "batch"):
+            settings.pop(name, None)
     packages = _mapping(environment.get("packages"))
     commit = _mapping(environment.get("commit"))
     settings |= {

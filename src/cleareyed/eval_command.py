@@ -136,6 +136,8 @@ def eval_task(
             before = eval_recipe(run)
             if before is None:
                 raise InputError(f"{run.recipe}: not a run of eval; name the folder of one with --out")
+            if not (run.path / JOURNAL).exists() and read_answers(run):
+                raise InputError(f"{run.path}: has answers but no {JOURNAL}; evaluate anew with another --out")
             journal = stack.enter_context(Journal.open(run.path / JOURNAL))
         answerer = open_answerer(model, spec.batch)
         _try_first(task, how, answerer)
@@ -171,7 +173,7 @@ def eval_task(
     _print(console, found, recipe, recipe.rules, task)
     console.print(Text(asked_text(summary)), soft_wrap=True)
     if summary.stopped is not None:
-        console.print(Text(f"given up: {summary.stopped}"), soft_wrap=True)
+        console.print(Text(f"given up: {visible(summary.stopped)}"), soft_wrap=True)
     return _finish(console, run, page, found, min_coverage)
 
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import ROOT, Result
 from evaluation.stub import Config, serving
+from PIL import Image
 from tiny import tiny_qwen2_vl
 
 from cleareyed.errors import InputError
@@ -107,6 +108,7 @@ def test_over_http_the_answers_are_those_of_the_local_model_but_for_near_ties(
     task, near_ties = load_task(TaskSpec(name="scenes-bench", limit=8), None), 0
     for one in task.samples:
         ours, theirs = said["local"][one.id], said["served"][one.id]
+        assert ours.prompt_tokens == theirs.prompt_tokens
         if (ours.text, ours.state, ours.completion_tokens) != (theirs.text, theirs.state, theirs.completion_tokens):
             assert closest(vlm, one.question, [load() for load in one.images]) < NEAR
             near_ties += 1
@@ -119,8 +121,6 @@ def test_over_http_the_answers_are_those_of_the_local_model_but_for_near_ties(
 
 def table_file(folder: Path, count: int = 40) -> Path:
     """Questions about "sample s0", "sample s1", ..., which the stub answers with a letter."""
-    from PIL import Image
-
     Image.new("RGB", (8, 8)).save(folder / "one.png")
     rows = [
         {
@@ -245,6 +245,25 @@ def test_scoring_again_asks_nobody_and_refuses_other_questions(command: Command,
     path.write_text(path.read_text().replace("Which?", "What?"))
     other = command("score", "r")
     assert other.exit_code == 2 and "8 questions are not those that were answered" in other.stderr
+
+
+def test_diff_tells_prompts_from_pictures(command: Command, tmp_path: Path) -> None:
+    path = table_file(tmp_path, 6)
+    with serving(Config()) as stub:
+        asked = ("eval", path, "--model", "openai:stub", "--base-url", stub.url, "--rule", "strict")
+        runs = [command(*asked, "--out", "a"), command(*asked, "--prompt", "instruct", "--out", "b")]
+        Image.new("RGB", (9, 9)).save(tmp_path / "one.png")
+        runs.append(command(*asked, "--out", "c"))
+    assert [run.exit_code for run in runs] == [0, 0, 0]
+    differing = {}
+    for other in ("b", "c"):
+        assert command("diff", "a", other, "--json", "found.json").exit_code == 0
+        (found,) = json.loads((tmp_path / "found.json").read_text())["tasks"]
+        differing[other] = {source["cause"]: source["items"] for source in found["explanation"]["sources"]}
+    (model,) = [source for source in found["explanation"]["sources"] if source["cause"] == "model"]
+    assert model["not_recorded"] == ["revision", "dtype"]
+    assert (differing["b"]["prompt"], differing["b"]["pixels"]) == (6, 0)
+    assert (differing["c"]["prompt"], differing["c"]["pixels"]) == (0, 6)
 
 
 def ask_all_at_once(answerer: LocalAnswerer, params: AskParams, count: int) -> list[str]:

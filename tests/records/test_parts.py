@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from cleareyed.errors import InputError
@@ -72,6 +73,19 @@ def test_rows_come_back_as_written(run: RunFolder) -> None:
     write_answers(run, [ANSWER])
     assert read_rollouts(run) == [ROLLOUT, replace(ROLLOUT, index=1, rewards={}, extracted="")]
     assert read_answers(run) == [ANSWER]
+
+
+def test_answers_from_before_there_were_states_are_read(run: RunFolder) -> None:
+    write_answers(run, [ANSWER])
+    (part,) = run.answers.iterdir()
+    pq.write_table(pq.read_table(part).drop_columns(["state", "prompt_hash", "images_hash"]), part)
+    write_answers(run, [replace(ANSWER, label="new", state="failed", tokens=None, prompt_hash="ab")])
+    for _ in range(2):
+        assert [(row.label, row.state, row.prompt_hash) for row in read_answers(run)] == [
+            ("base", "answered", ""),
+            ("new", "failed", "ab"),
+        ]
+        compact(run)
 
 
 def test_writing_a_part_again_replaces_it(run: RunFolder) -> None:

@@ -107,10 +107,10 @@ def evaluate(
     for start in range(0, total, batch):
         samples = [task.samples[index] for index in range(start, min(start + batch, total))]
         prompts = [Prompt(prompt_text(style, sample.question), sample.images, style.chat) for sample in samples]
-        for sample, completion in zip(samples, complete(vlm, prompts, params), strict=True):
-            if isinstance(completion, InputError):
-                raise completion
-            reply = reply_of(completion)
+        for sample, completed in zip(samples, complete(vlm, prompts, params), strict=True):
+            if isinstance(completed, InputError):
+                raise completed
+            reply = reply_of(completed)
             row = make_row(
                 sample,
                 style.opens + reply.text,

@@ -43,25 +43,37 @@ class Prompt:
     chat: bool
 
 
+@dataclass(frozen=True)
+class Completed:
+    """A completion and the length of its prompt in tokens, those of its pictures included."""
+
+    completion: Completion
+    prompt_tokens: int
+
+
 def complete(
     vlm: VLM,
     prompts: Sequence[Prompt],
     params: SamplingParams,
     generator: torch.Generator | None = None,
-    on_done: Callable[[int, Completion | InputError], None] | None = None,
-) -> list[Completion | InputError]:
+    on_done: Callable[[int, Completed | InputError], None] | None = None,
+) -> list[Completed | InputError]:
     """One completion a prompt, in order, all drawn together; where a picture cannot be taken, the error that says so.
 
     Each picture is loaded once. `on_done` gets the place of a prompt and its completion as soon as that is finished.
     Without a `generator` draws are the same every time; greedy completions need none.
     """
-    found: dict[int, Completion | InputError] = {}
+    found: dict[int, Completed | InputError] = {}
     ready: list[tuple[int, EncodedPrompt]] = []
 
-    def finish(place: int, completion: Completion | InputError) -> None:
-        found[place] = completion
+    def finish(place: int, result: Completed | InputError) -> None:
+        found[place] = result
         if on_done is not None:
-            on_done(place, completion)
+            on_done(place, result)
+
+    def finish_group(index: int, group: list[Completion]) -> None:
+        place, encoded = ready[index]
+        finish(place, Completed(group[0], len(encoded.ids)))
 
     for place, prompt in enumerate(prompts):
         try:
@@ -73,18 +85,20 @@ def complete(
         [encoded for _, encoded in ready],
         params,
         generator or torch.Generator(device=vlm.device).manual_seed(0),
-        on_group=lambda index, group: finish(ready[index][0], group[0]),
+        on_group=finish_group,
     )
     return [found[place] for place in range(len(prompts))]
 
 
-def reply_of(completion: Completion) -> Reply:
+def reply_of(completed: Completed) -> Reply:
     """A completion as what came back."""
+    completion = completed.completion
     ended: State = "answered" if completion.text.strip() else "empty"
     return Reply(
         "cut-off" if completion.finish == "length" else ended,
         completion.text,
         completion.finish,
+        prompt_tokens=completed.prompt_tokens,
         completion_tokens=len(completion.ids),
     )
 
@@ -216,7 +230,7 @@ class LocalAnswerer:
             self._complete([request], sample_seed(request), partial(_give_at, give, place))
 
     def _complete(self, asked: Sequence[Request], seed: int, give: Give) -> None:
-        def done(place: int, found: Completion | InputError) -> None:
+        def done(place: int, found: Completed | InputError) -> None:
             give(place, AskError("permanent", str(found)) if isinstance(found, InputError) else reply_of(found))
 
         params = asked[0].params

@@ -113,6 +113,8 @@ def _check_settings(model: AskedModel) -> None:
         if getattr(model, field) and model.kind not in kinds:
             option = field.replace("_", "-")
             raise InputError(f"--{option}: goes with {' or '.join(kinds)} models, not with {model.path}; leave it out")
+    if model.base_url and any(mark in model.base_url for mark in "?#"):
+        raise InputError("--base-url: holds ? or #; give the address alone, and keys by the environment")
     if model.dtype != "fp32" and model.kind not in IN_MEMORY:
         raise InputError(f"--dtype: goes with {' or '.join(IN_MEMORY)} models, not with {model.path}; leave it out")
 
