@@ -6,7 +6,7 @@ import torch
 
 from cleareyed.errors import InputError
 from cleareyed.models.forward import continuation_logprobs, plain_logprobs, run_prefix
-from cleareyed.models.vlm import VLM, Completion, EncodedPrompt
+from cleareyed.models.vlm import VLM, Completion, EncodedPrompt, padded
 
 FP32_LIMIT = 1e-4
 """Largest difference of a token's logprob, nats."""
@@ -25,12 +25,8 @@ def check_engine(
     Raises:
         InputError: they differ by more than FP32_LIMIT (the largest), or BF16_LIMIT under bf16 autocast (the mean).
     """
-    device = vlm.device
-    rows = torch.zeros(len(completions), dtype=torch.int64, device=device)
-    lengths = torch.tensor([len(completion.ids) for completion in completions], device=device)
-    mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]  # (N, T)
-    ids = torch.full(mask.shape, vlm.eos_ids[0], device=device)
-    ids[mask] = torch.tensor([token for completion in completions for token in completion.ids], device=device)
+    rows = torch.zeros(len(completions), dtype=torch.int64, device=vlm.device)
+    ids, mask = (part.to(vlm.device) for part in padded(completions))  # (N, T), (N, T)
     shared, _ = continuation_logprobs(vlm, run_prefix(vlm, [prompt]), rows, ids, mask, temperature)
     plain = [
         plain_logprobs(vlm, prompt, torch.tensor(completion.ids, dtype=torch.int64), temperature)

@@ -1,6 +1,6 @@
 """The records that the model station hands around."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,15 @@ class Completion:
     """`stop` if an ending token was drawn, `length` if the limit cut it off."""
     text: str
     """Decoded, without the ending token."""
+
+
+def padded(completions: Sequence[Completion]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (N, T) int64 of N completions, padded at the end with 0, and what is not padding, (N, T) bool."""
+    lengths = torch.tensor([len(completion.ids) for completion in completions])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    ids = torch.zeros(mask.shape, dtype=torch.int64)
+    ids[mask] = torch.tensor([token for completion in completions for token in completion.ids])
+    return ids, mask
 
 
 Progress = Callable[[int, int], None]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cleareyed.models.forward import Features, Prefix, continuation_logprobs, run_prefix
-from cleareyed.models.vlm import VLM, Completion, EncodedPrompt
+from cleareyed.models.vlm import VLM, Completion, EncodedPrompt, padded
 from cleareyed.recipe import GrpoRecipe
 from cleareyed.training.losses import (
     Mismatch,
@@ -116,10 +116,8 @@ def _parts(each: list[Item], limit: int) -> list[list[Item]]:
 def _batch(part: list[Item], device: torch.device) -> MicroBatch:
     """Tensors, padded at the end."""
     rows, completions, advantages, scales = zip(*part, strict=True)
-    lengths = torch.tensor([len(completion.ids) for completion in completions])
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (N, T)
-    ids, sampled = torch.zeros(mask.shape, dtype=torch.int64), torch.zeros(mask.shape)
-    ids[mask] = torch.tensor([token for completion in completions for token in completion.ids])
+    ids, mask = padded(completions)  # (N, T), (N, T)
+    sampled = torch.zeros(mask.shape)
     sampled[mask] = torch.tensor([logprob for completion in completions for logprob in completion.logprobs])
     parts = (torch.tensor(rows), ids, mask, sampled, torch.tensor(advantages), torch.tensor(scales))
     return MicroBatch(*(part.to(device) for part in parts))
