@@ -12,6 +12,9 @@ CHAT_OPEN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_st
 CHAT_CLOSE = "<|im_end|>\n<|im_start|>assistant\n"
 """The roles of Qwen2-VL's own chat template, around one user turn."""
 
+Pictures = tuple[torch.Tensor | None, torch.Tensor | None]
+"""`EncodedPrompt.pixels` and `EncodedPrompt.grid` of a prompt's images."""
+
 
 def encode(vlm: VLM, text: str, images: Sequence[Image.Image], chat: bool = False) -> EncodedPrompt:
     """Encode images (first) and text as one prompt.
@@ -20,8 +23,13 @@ def encode(vlm: VLM, text: str, images: Sequence[Image.Image], chat: bool = Fals
     the prompt is wrapped in the system, user and assistant roles. Raises InputError for an image that cannot be
     fitted (its longer side more than 200 times the shorter).
     """
+    return encode_behind(vlm, text, image_pixels(vlm, images), chat)
+
+
+def encode_behind(vlm: VLM, text: str, pictures: Pictures, chat: bool = False) -> EncodedPrompt:
+    """`encode` with pictures that are made ready: prompts that share them share one run of the vision tower."""
     config = vlm.model.config
-    pixels, grid = _pixels(vlm, images)
+    pixels, grid = pictures
     head = _roles(vlm, CHAT_OPEN) if chat else []
     tail = _roles(vlm, CHAT_CLOSE) if chat else []
     body: list[int] = vlm.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -51,7 +59,8 @@ def encode(vlm: VLM, text: str, images: Sequence[Image.Image], chat: bool = Fals
     )
 
 
-def _pixels(vlm: VLM, images: Sequence[Image.Image]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def image_pixels(vlm: VLM, images: Sequence[Image.Image]) -> Pictures:
+    """Images as the model takes them; InputError as `encode` raises it."""
     if not images:
         return None, None
     for image in images:

@@ -58,8 +58,8 @@ class ContinuedCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
+        self.new[layer_idx] = (key_states, value_states)
         if not self.past:
-            self.new[layer_idx] = (key_states, value_states)
             return key_states, value_states
         keys, values = self.past[layer_idx]
         return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
@@ -111,6 +111,34 @@ def run_prefix(vlm: VLM, prompts: Sequence[EncodedPrompt], features: Features | 
         ids=ids,
         mask=mask,
         next_positions=torch.tensor([prompt.next_position for prompt in prompts], device=device),
+    )
+
+
+@torch.no_grad()
+def extend_prefix(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, mask: Tensor) -> Prefix:
+    """The prefix of N prompts, each a prompt of `prefix` with given tokens behind it, all of which go through at once.
+
+    rows (N,) int64: which prompt each begins with; ids (N, T) int64: tokens behind it, padded on the right with any
+    valid id; mask (N, T) bool: not padding. What is sampled from the result continues those tokens as if they had
+    been drawn. Without a graph.
+    """
+    cache = ContinuedCache(_past(prefix, rows))
+    states = torch.cat([prefix.states[rows], _run_behind(vlm, prefix, rows, ids, cache)], dim=1)  # (N, P + T, D)
+    held = torch.cat([prefix.mask[rows], mask], dim=1)  # (N, P + T)
+    # The padding between a prompt and its tokens goes to the end.
+    order = (~held).byte().argsort(dim=1, stable=True)[:, : int(held.sum(1).max())]  # (N, L)
+
+    def taken(past: Tensor, new: Tensor) -> Tensor:
+        return torch.cat([past, new], dim=2).take_along_dim(order[:, None, :, None], dim=2)
+
+    layers = [(past, cache.new[layer]) for layer, past in enumerate(cache.past)]
+    return Prefix(
+        keys=tuple(taken(past[0], new[0]) for past, new in layers),
+        values=tuple(taken(past[1], new[1]) for past, new in layers),
+        states=states.take_along_dim(order[..., None], dim=1),
+        ids=torch.cat([prefix.ids[rows], ids], dim=1).take_along_dim(order, dim=1),
+        mask=held.take_along_dim(order, dim=1),
+        next_positions=prefix.next_positions[rows] + mask.sum(1),
     )
 
 
@@ -187,6 +215,19 @@ def _packed_states(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, fed: Ten
 
 def _padded_states(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, fed: Tensor) -> Tensor:
     """The same with a row for each completion and a copy of its prompt's keys and values."""
+    return _run_behind(vlm, prefix, rows, ids, ContinuedCache(_past(prefix, rows)))[fed]
+
+
+def _past(prefix: Prefix, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values (N, key-value heads, P, head size) of the prompts `rows` (N,), by layer."""
+    return [
+        (keys.index_select(0, rows), values.index_select(0, rows))
+        for keys, values in zip(prefix.keys, prefix.values, strict=True)
+    ]
+
+
+def _run_behind(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, cache: ContinuedCache) -> Tensor:
+    """States (N, T, D) after each of `ids` (N, T), padded on the right, behind the prompts in `cache`."""
     count, length = ids.shape
     steps = torch.arange(length, device=ids.device)
     positions = (prefix.next_positions[rows, None] + steps).expand(3, count, length)
@@ -197,13 +238,9 @@ def _padded_states(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, fed: Ten
         ],
         dim=2,
     )[:, None]  # (N, 1, T, P + T)
-    past = [
-        (keys.index_select(0, rows), values.index_select(0, rows))
-        for keys, values in zip(prefix.keys, prefix.values, strict=True)
-    ]
     with precision(vlm), _checkpointed(vlm):
         embeds = vlm.model.get_input_embeddings()(ids)
-        return language(vlm, embeds, positions, ContinuedCache(past), seen)[fed]
+        return language(vlm, embeds, positions, cache, seen)
 
 
 def prompt_logprobs(vlm: VLM, prefix: Prefix, chunk_floats: int = CHUNK_FLOATS) -> tuple[Tensor, Tensor]:

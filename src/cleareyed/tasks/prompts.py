@@ -49,6 +49,8 @@ VisualThinker-R1-Zero's (arXiv 2503.05132 and its repository); its `instruct-no-
 `bare` asks without chat roles.
 `plain` and `plain-worked` are the question forms of our own pretraining corpus."""
 
+OFFER = "Choose between the following options: "
+
 
 def prompt_style(name: str) -> PromptStyle:
     """The style of that name; InputError naming the nearest known one if there is none."""
@@ -66,4 +68,17 @@ def offer(question: str, choices: Sequence[str]) -> str:
     """The question with its choices in the words of SAT: `... Choose between the following options: a, b or c`."""
     *others, last = choices
     listed = f"{', '.join(others)} or {last}" if others else last
-    return f"{question} Choose between the following options: {listed}"
+    return f"{question} {OFFER}{listed}"
+
+
+def offered(question: str, answer: str) -> tuple[str, ...]:
+    """The choices that a question offers in the words of `offer`; empty if it offers none, or not `answer`.
+
+    For records that do not tell them. A choice that holds ", " or " or " cannot be told apart.
+    """
+    _, found, listed = question.rpartition(OFFER)
+    if not found:
+        return ()
+    *others, last = listed.strip().split(", ")
+    choices = (*others, *last.split(" or "))
+    return choices if answer in choices and len(choices) == len(set(choices)) else ()
