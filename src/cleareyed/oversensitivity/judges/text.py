@@ -1,0 +1,60 @@
+"""An answer's text, made fit to be judged: thoughts and markup taken away, quotes made plain, sentences cut."""
+
+import re
+import unicodedata
+
+from cleareyed.evaluation.answers import clean_text
+
+LONGEST = 20_000
+"""Characters of an answer that are looked at: so many from its beginning, and half as many from its end."""
+
+PLAIN = str.maketrans(
+    {
+        "\u2018": "'",
+        "\u2019": "'",
+        "\u201b": "'",
+        "\u02bc": "'",
+        "\u00b4": "'",
+        "`": "'",
+        "\u201c": '"',
+        "\u201d": '"',
+        "\u2013": "-",
+        "\u2014": " - ",
+        "\u2026": "...",
+        "\u00a0": " ",
+        "\u200b": "",
+        "\ufeff": "",
+    }
+)
+THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.S | re.I)
+OPEN_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*\Z", re.S | re.I)
+END_THOUGHT = re.compile(r"\A.*</(think|thinking|thought|reasoning)>", re.S | re.I)
+TAG = re.compile(r"<\|[^|>]{1,40}\|>|</?[a-zA-Z][^<>]{0,200}>|\[/?INST\]|</?s>")
+SENTENCE_END = re.compile(r"(?<=[.!?])['\")\]]*\s+|\s*\n\s*")
+WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+ITEM = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*\u2022])\s+", re.M)
+
+
+def plain(text: str) -> str:
+    """What the answer says: without thoughts (closed ones, or all before a lone `</think>`), tags and fancy quotes.
+
+    A thought that never closes leaves nothing behind it: the model did not come to an answer.
+    """
+    text = unicodedata.normalize("NFC", clean_text(text)).translate(PLAIN)
+    text = THOUGHT.sub(" ", text)
+    text = END_THOUGHT.sub(" ", text)
+    text = OPEN_THOUGHT.sub(" ", text)
+    text = TAG.sub(" ", text).strip()
+    if len(text) > LONGEST + LONGEST // 2:
+        text = text[:LONGEST] + "\n" + text[-LONGEST // 2 :]
+    return text
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences and lines of a plain text, in order; none that holds no word."""
+    return [part for part in SENTENCE_END.split(text) if WORD.search(part)]
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words; an apostrophe inside a word belongs to it."""
+    return WORD.findall(text.lower())
