@@ -53,6 +53,10 @@ def evaluate(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of drawn answers, where the model takes one.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message, where the model takes one.")] = None,
+    pictures: Annotated[
+        Literal["own", "blank", "none", "description"],
+        typer.Option(help="Blank ones of the same size, none, or the data's description in their place."),
+    ] = "own",
     batch: Annotated[int, typer.Option(min=1, help="Local models: questions answered together.")] = 64,
     concurrency: Annotated[int, typer.Option(min=1, help="Hosted models: requests in flight at most.")] = 100,
     timeout: Annotated[float, typer.Option(min=1, help="Hosted models: seconds for one attempt.")] = 300.0,
@@ -120,6 +124,7 @@ def evaluate(
             top_p=top_p,
             seed=seed,
             system=system,
+            pictures=pictures,
             batch=batch,
         )
         code = eval_task(

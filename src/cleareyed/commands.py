@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cleareyed.console import Display, table_console
 from cleareyed.errors import InputError
-from cleareyed.eval_command import eval_recipe, majority
+from cleareyed.eval_command import asked_task, eval_recipe, majority
 from cleareyed.evaluation.evaluate import evaluate, measured_task
 from cleareyed.models.load import load_vlm
 from cleareyed.models.vlm import VLM
@@ -186,7 +186,7 @@ def report(folder: Path, data_root: Path | None) -> None:
     run = open_run(folder)
     console = table_console()
     if (evaluated := eval_recipe(run)) is not None:
-        page = run_report(run, measured_task(evaluated.measure[0].task, data_root), rule=evaluated.rules[0])
+        page = run_report(run, asked_task(evaluated.measure[0], data_root), rule=evaluated.rules[0])
         console.print(Text(f"report: {page}"), soft_wrap=True)
         return
     recipe = load_recipe(run.recipe)

@@ -32,6 +32,7 @@ from cleareyed.report.pages import run_report
 from cleareyed.report.summary import summarise
 from cleareyed.report.words import percent, percent_range, visible
 from cleareyed.tasks.cvbench import cvbench_totals
+from cleareyed.tasks.pictures import Pictures, with_pictures
 from cleareyed.tasks.prompts import prompt_style
 from cleareyed.tasks.protocols import protocol_of
 from cleareyed.tasks.task import Task
@@ -54,6 +55,7 @@ class AskSpec(EvalSpec):
     top_p: float | None = None
     seed: int | None = None
     system: str | None = None
+    pictures: Pictures = "own"
 
 
 class EvalRecipe(Strict):
@@ -126,7 +128,7 @@ def eval_task(
     (spec,), model = recipe.measure, recipe.model
     if not resume and folder.exists():
         raise InputError(f"{folder}: exists already; go on with --resume, or name another folder with --out")
-    task, how = measured_task(spec.task, data_root), asking_of(spec)
+    task, how = asked_task(spec, data_root), asking_of(spec)
     if not len(task.samples):
         raise InputError(f"task {task.name}: no samples; check the data")
     _quiet(model)
@@ -193,7 +195,7 @@ def score(folder: Path, *, rules: Sequence[str], data_root: Path | None, min_cov
     shown = tuple(dict.fromkeys(rules)) or recipe.rules
     judges = judges_of(tuple(dict.fromkeys((*recipe.rules, *shown))))
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    task, how = measured_task(spec.task, data_root), asking_of(spec)
+    task, how = asked_task(spec, data_root), asking_of(spec)
     kept = read_answers(run)
     refuse_other_questions(kept, task)
     if (run.path / JOURNAL).exists():
@@ -234,6 +236,11 @@ def asking_of(spec: AskSpec) -> Asking:
     )
     protocol = protocol_of(spec.task.name, spec.protocol) if spec.protocol else None
     return Asking(prompt_style(spec.prompt or "base"), params, protocol)
+
+
+def asked_task(spec: AskSpec, data_root: Path | None) -> Task:
+    """The task of a recorded measurement, with what it showed in the place of the pictures."""
+    return with_pictures(measured_task(spec.task, data_root), spec.pictures)
 
 
 def label_of(model: AskedModel) -> str:

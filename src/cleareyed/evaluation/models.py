@@ -68,7 +68,7 @@ def open_answerer(model: AskedModel, batch: int) -> Answerer:
     if kind == "transformers":
         from cleareyed.evaluation.providers.transformers import TransformersAnswerer
 
-        return TransformersAnswerer(name, model.revision, model.dtype)
+        return TransformersAnswerer(name, model.revision, model.dtype, batch)
     if kind == "openai":
         from cleareyed.evaluation.providers.openai import OpenAIAnswerer
 
