@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cleareyed.cli_build import build
 from cleareyed.cli_evaluate import data, diff, evaluate, score, serve
 from cleareyed.cli_shared import DataRoot, Name, Overrides, RecipePath, Resume, Runs, plain_errors, run_folder
 
@@ -79,6 +80,7 @@ app.command()(score)
 app.command()(diff)
 app.command()(data)
 app.command()(serve)
+app.add_typer(build, name="build")
 
 
 @app.command()
