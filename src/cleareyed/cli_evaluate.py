@@ -17,7 +17,8 @@ def evaluate(
     task: Annotated[
         str,
         typer.Argument(
-            help="cvbench, sat, blink, blink-all, vsr, nlvr, scenes-val, scenes-bench, or your own .jsonl or .parquet."
+            help="cvbench, sat, blink, blink-all, vsr, nlvr, mossbench, mossbench_contrast, scenes-val, scenes-bench, "
+            "or your own .jsonl or .parquet."
         ),
     ],
     model: Annotated[
@@ -29,7 +30,9 @@ def evaluate(
     ],
     protocol: Annotated[
         str | None,
-        typer.Option(help="paper-eval, strict, or lmms-eval (cvbench, blink): prompt, length and rule at once."),
+        typer.Option(
+            help="paper-eval, strict, lmms-eval (cvbench, blink), paper (mossbench): prompt, length and rule at once."
+        ),
     ] = None,
     prompt: Annotated[
         str | None, typer.Option(help="Prompt style; base, or instruct-eval for a conversation, if left out.")
@@ -87,6 +90,7 @@ def evaluate(
     cleareyed eval mine.jsonl --model openai:NAME --base-url http://localhost:8000/v1 --concurrency 500
     cleareyed eval blink --model anthropic:NAME --temperature 1 --resume
     cleareyed eval blink --model replay:answers.jsonl --rule any-form          (recorded answers)
+    cleareyed eval mossbench --model replay:responses/MODEL.json               (published ones: pid to text)
 
     Every answer is in OUT/journal.jsonl before it counts; --resume asks only what is missing or has failed. Keys are
     read from OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY or GOOGLE_API_KEY and written nowhere.
@@ -109,7 +113,7 @@ def evaluate(
             min_pixels=min_pixels,
             max_pixels=max_pixels,
             base_url=base_url,
-            extra=extra_fields(extra),
+            extra=_fields(extra),
             raw=raw,
         )
         recipe = plan(
@@ -202,7 +206,12 @@ def diff(
 
 
 def data(
-    name: Annotated[str, typer.Argument(help="cvbench, sat, blink, blink-all, vsr, nlvr, or table (your own file).")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="cvbench, sat, blink, blink-all, vsr, nlvr, mossbench, mossbench_contrast, or table (your own file)."
+        ),
+    ],
     source: Annotated[
         str, typer.Option("--from", help="A data file, a folder of them, hub, or hub:OWNER/NAME[@REVISION].")
     ],
@@ -268,7 +277,7 @@ def serve(
         listen(vlm, host, port, name=name, batch=batch)
 
 
-def extra_fields(text: str | None) -> dict[str, Any]:
+def _fields(text: str | None) -> dict[str, Any]:
     from json import loads
 
     try:

@@ -13,6 +13,7 @@ from rich.text import Text
 from cleareyed.console import Display, table_console
 from cleareyed.errors import InputError
 from cleareyed.eval_command import asked_task, eval_recipe, majority
+from cleareyed.evaluation.compare import judged
 from cleareyed.evaluation.evaluate import evaluate, measured_task
 from cleareyed.models.load import load_vlm
 from cleareyed.models.vlm import VLM
@@ -25,6 +26,7 @@ from cleareyed.report.pages import VALIDATION, run_report
 from cleareyed.report.summary import summarise
 from cleareyed.report.table import comparison_table
 from cleareyed.scoring.rewards import RewardFunction, load_rewards
+from cleareyed.scoring.rules import OUTCOME_RULES, rules_of
 from cleareyed.tasks.catalog import load_task
 from cleareyed.tasks.prompts import PromptStyle, prompt_style
 from cleareyed.tasks.task import Task
@@ -105,8 +107,9 @@ def train_with(
     """Train by the recipe's method; the weights of `vlm` are those of the last step afterwards."""
     validate = None
     if validation:
-        rules = dict.fromkeys((validation.task.rule, "strict", "any-form"))
-        validate = _validator(validation, tuple(rules), run, display)
+        rule = validation.task.rule
+        rules = rules_of(rule) if rule in OUTCOME_RULES else tuple(dict.fromkeys((rule, "strict", "any-form")))
+        validate = _validator(validation, rules, run, display)
     if isinstance(recipe, GrpoRecipe):
         train_grpo(recipe, vlm, task, rewards, run, resume=resume, observer=display, validate=validate)
     else:
@@ -245,6 +248,9 @@ def _validator(
             progress=lambda done, total: display.status(f"validating on {what.task.name}", done, total),
         )
         write_answers(run, rows)
+        rows = [row for row in rows if judged(row)]
+        if not rows:
+            raise InputError(f"task {what.task.name}: none of its samples can be asked; check its pictures")
         return {
             "accuracy": sum(row.correct[what.task.rule] for row in rows) / len(rows),
             "format_rate": sum(row.well_formed for row in rows) / len(rows),

@@ -42,6 +42,8 @@ def summary(found: Prepared) -> list[str]:
         places = ", ".join(f"{letter} {count / found.samples:.1%}" for letter, count in found.gold.items())
         lines.append(f"right choice by place: {places}")
     lines.append(f"duplicates: {found.duplicates}; same question, other answer: {found.contradictions}; both kept")
+    if found.missing:
+        lines.append(f"without their pictures, kept and not asked: {len(found.missing)} ({', '.join(found.missing)})")
     left_out = [f"  {reason}: {count}" for reason, count in found.left_out.items()]
     lines += [f"left out: {sum(found.left_out.values())}", *left_out]
     lines += [f"  {line}" for line in found.bad_rows[:SHOWN_BAD]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,20 +21,22 @@ from cleareyed.evaluation.compare import judged
 from cleareyed.evaluation.evaluate import Asking, ask_task, measured_task, requests
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import IN_MEMORY, AskedModel, limits_of, open_answerer
+from cleareyed.evaluation.providers.replay import ReplayAnswerer
 from cleareyed.evaluation.request import AskParams
 from cleareyed.evaluation.rows import Collected, collect, collect_again, judges_of, refuse_other_questions
 from cleareyed.evaluation.stats import majority_class
+from cleareyed.oversensitivity.published import named
 from cleareyed.recipe import EvalSpec, NonNegative, Strict, TaskSpec
 from cleareyed.records.parts import compact, read_answers, write_answers
 from cleareyed.records.rows import AnswerRow
 from cleareyed.records.run import RunFolder, create_run, open_run
 from cleareyed.report.pages import run_report
-from cleareyed.report.summary import summarise
+from cleareyed.report.summary import outcome_rule, summarise
 from cleareyed.report.words import percent, percent_range, visible
 from cleareyed.tasks.cvbench import cvbench_totals
 from cleareyed.tasks.pictures import Pictures, with_pictures
 from cleareyed.tasks.prompts import prompt_style
-from cleareyed.tasks.protocols import protocol_of
+from cleareyed.tasks.protocols import Sampling, protocol_of, usual_protocol
 from cleareyed.tasks.task import Task
 
 RULES = ("paper-eval", "strict", "any-form")
@@ -76,19 +78,23 @@ def plan(
     chat: bool | None = None,
     max_tokens: int | None = None,
     temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
     rules: Sequence[str] = (),
     **others: Any,
 ) -> EvalRecipe:
     """What is asked and how it is judged, where the user names some of it: the protocol fills in the rest.
 
-    `others` are further fields of `AskSpec`. Without a protocol the prompt is `base`, or `instruct-eval` for a model
-    that is asked as a conversation, and the rules are `RULES`.
+    `others` are further fields of `AskSpec`. Without a protocol it is the task's own if there is but one way to ask
+    it; else the prompt is `base`, or `instruct-eval` for a model that is asked as a conversation, and the rules are
+    `RULES`.
 
     Raises:
         InputError: an unknown protocol, prompt or rule.
     """
     talks = model.speaks_chat if chat is None else chat
-    named = protocol_of(task.name, protocol) if protocol else None
+    named = protocol_of(task.name, protocol) if protocol else (None if prompt else usual_protocol(task.name))
+    sampled = named.sampled(model.kind) if named else Sampling(MAX_TOKENS)
     usual = (named.chat_style if talks else named.style) if named else ("instruct-eval" if talks else "base")
     style = prompt_style(prompt or usual)
     if chat is not None and style.chat != chat:
@@ -100,9 +106,11 @@ def plan(
     spec = AskSpec(
         task=task,
         prompt=style.name,
-        protocol=protocol,
-        max_tokens=max_tokens or (named.max_tokens if named else MAX_TOKENS),
-        temperature=temperature if temperature is not None else (named.temperature if named else 0.0),
+        protocol=named.name if named else None,
+        max_tokens=max_tokens or sampled.max_tokens,
+        temperature=temperature if temperature is not None else sampled.temperature,
+        top_p=top_p if top_p is not None else sampled.top_p,
+        seed=seed if seed is not None else sampled.seed,
         **others,
     )
     return EvalRecipe(model=model, measure=(spec,), rules=chosen)
@@ -131,16 +139,21 @@ def eval_task(
     task, how = asked_task(spec, data_root), asking_of(spec)
     if not len(task.samples):
         raise InputError(f"task {task.name}: no samples; check the data")
-    quiet(model)
+    _quiet(model)
     with ExitStack() as stack:
         if resume:
-            run, before = resumable(folder)
+            run = open_run(folder)
+            before = eval_recipe(run)
+            if before is None:
+                raise InputError(f"{run.recipe}: not a run of eval; name the folder of one with --out")
+            if not (run.path / JOURNAL).exists() and read_answers(run):
+                raise InputError(f"{run.path}: has answers but no {JOURNAL}; evaluate anew with another --out")
             journal = stack.enter_context(Journal.open(run.path / JOURNAL))
         answerer = open_answerer(model, spec.batch)
-        try_first(task, how, answerer)
+        _try_first(task, how, answerer)
         recipe = recipe.model_copy(update={"model": model.model_copy(update={"weights": answerer.revision})})
         if resume:
-            refuse_other(run, before, recipe)
+            _refuse_other(run, before, recipe)
         else:
             run = create_run(folder, recipe)
             journal = stack.enter_context(Journal.open(run.path / JOURNAL))
@@ -155,7 +168,8 @@ def eval_task(
                 done = summary.reused + summary.asked
                 display.status(what, done, len(task.samples), progress_text(summary))
 
-            summary = asyncio.run(ask_task(task, how, answerer, journal, limits, hashes, progress))
+            asking = ask_task(task, how, answerer, journal, limits, hashes, progress, model.kind == "replay")
+            summary = asyncio.run(asking)
             display.status("judging", 0, 0)
             found = collect(
                 journal.path,
@@ -165,10 +179,12 @@ def eval_task(
                 label=label_of(model),
                 hashes=hashes,
             )
-            page = keep(run, found, task, recipe.rules[0])
+            page = _keep(run, found, task, recipe.rules[0])
     console = table_console()
     _print(console, found, recipe, recipe.rules, task)
     console.print(Text(asked_text(summary)), soft_wrap=True)
+    for note in _replay_notes(answerer, task):
+        console.print(Text(f"{model.name}: {visible(note)}"), soft_wrap=True)
     if summary.stopped is not None:
         console.print(Text(f"given up: {visible(summary.stopped)}"), soft_wrap=True)
     return _finish(console, run, page, found, min_coverage)
@@ -205,7 +221,7 @@ def score(folder: Path, *, rules: Sequence[str], data_root: Path | None, min_cov
         )
     else:
         found = collect_again(kept, task, judges)
-    page = keep(run, found, task, recipe.rules[0])
+    page = _keep(run, found, task, recipe.rules[0])
     console = table_console()
     _print(console, found, recipe, shown, task)
     return _finish(console, run, page, found, min_coverage)
@@ -301,10 +317,17 @@ def coverage_text(found: Collected) -> str:
     """How many samples the figures rest on, in a sentence."""
     states = ", ".join(f"{count} {state}" for state, count in found.states.items())
     text = f"Coverage {percent(found.coverage)} %: {len(found.judged)} of {found.total} samples judged ({states})."
-    return text + (f" Answers to samples that the task does not have: {found.foreign}." if found.foreign else "")
+    if found.foreign:
+        text += f" Answers to samples that the task does not have: {found.foreign}."
+    if found.missing:
+        text += (
+            f" The pictures of {len(found.missing)} samples are not there, so that only recorded answers to them "
+            f"count: {', '.join(found.missing)}."
+        )
+    return text
 
 
-def quiet(model: AskedModel) -> None:
+def _quiet(model: AskedModel) -> None:
     """No bars or advice from libraries; torch is imported for models in memory only."""
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     if model.kind in IN_MEMORY:
@@ -313,29 +336,30 @@ def quiet(model: AskedModel) -> None:
         set_up(None)
 
 
-def resumable(folder: Path) -> tuple[RunFolder, EvalRecipe]:
-    """The run of eval in `folder`, to go on with. InputError if there is none or it kept no journal."""
-    run = open_run(folder)
-    before = eval_recipe(run)
-    if before is None:
-        raise InputError(f"{run.recipe}: not a run of eval; name the folder of one with --out")
-    if not (run.path / JOURNAL).exists() and read_answers(run):
-        raise InputError(f"{run.path}: has answers but no {JOURNAL}; evaluate anew with another --out")
-    return run, before
-
-
-def try_first(task: Task, how: Asking, answerer: Answerer) -> None:
+def _try_first(task: Task, how: Asking, answerer: Answerer) -> None:
     """What is wrong with every request is found before there is a run folder."""
+    first = next(requests(task, how), None)
     try:
-        answerer.prepare(next(requests(task, how)))
+        if first is not None:
+            answerer.prepare(first)
     except AskError as error:
         if error.hopeless:
             raise InputError(f"{answerer.name}: {error}") from None
 
 
-def refuse_other(run: RunFolder, before: BaseModel, recipe: BaseModel) -> None:
+def _replay_notes(answerer: Answerer, task: Task) -> list[str]:
+    """What was survived in a file of recorded answers, and how many of them answer no question of the task."""
+    if not isinstance(answerer, ReplayAnswerer):
+        return []
+    asked = {sample.id for sample in (task.samples[index] for index in range(len(task.samples)))}
+    others = [name for name in answerer.ids if name not in asked]
+    unasked = [f"{len(others)} answers are to samples that were not asked ({named(others)})"] if others else []
+    return [*answerer.notes, *unasked]
+
+
+def _refuse_other(run: RunFolder, before: EvalRecipe | None, recipe: EvalRecipe) -> None:
     """InputError if the run began with other settings: its answers would be to other questions."""
-    old, new = (_flat(one.model_dump(mode="json")) for one in (before, recipe))
+    old, new = (_flat(one.model_dump(mode="json")) for one in (before, recipe) if one is not None)
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key) and not key.endswith(f".{FREE}"):
             raise InputError(
@@ -351,7 +375,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     return {key: leaf for part, held in items for key, leaf in _flat(held, f"{name}.{part}".lstrip(".")).items()}
 
 
-def keep(run: RunFolder, found: Collected, task: Task, rule: str) -> Path | None:
+def _keep(run: RunFolder, found: Collected, task: Task, rule: str) -> Path | None:
     """Write the rows, and the report if there is anything to report."""
     write_answers(run, found.rows)
     compact(run)
@@ -364,7 +388,9 @@ def _print(console: Console, found: Collected, recipe: EvalRecipe, rules: Sequen
         title = f"{recipe.model.path} on {task.name}, prompt {spec.prompt}: accuracy in % (95 % interval)"
         console.print(rules_table(found.rows, rules, title))
         well_formed = sum(row.well_formed for row in found.judged) / len(found.judged)
-        console.print(Text(f"{majority(found.rows)} Written in the format: {percent(well_formed)} %."), soft_wrap=True)
+        if outcome_rule(found.rows) is None:
+            text = f"{majority(found.rows)} Written in the format: {percent(well_formed)} %."
+            console.print(Text(text), soft_wrap=True)
         if spec.task.name == "cvbench":
             console.print(Text(_cvbench_text(found, rules[0], task)), soft_wrap=True)
     console.print(Text(coverage_text(found)), soft_wrap=True)

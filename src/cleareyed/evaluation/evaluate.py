@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cleareyed.errors import InputError
-from cleareyed.evaluation.answers import Answerer
+from cleareyed.evaluation.answers import Answerer, Reply
 from cleareyed.evaluation.ask import Limits, Summary, ask_all
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.request import AskParams, Request
 from cleareyed.evaluation.rows import judges_of, make_row, short_hash
 from cleareyed.recipe import TaskSpec
 from cleareyed.records.rows import AnswerRow
-from cleareyed.scoring.rules import RULES
+from cleareyed.scoring.rules import rules_of
 from cleareyed.tasks.catalog import load_task
 from cleareyed.tasks.images import picture_bytes
 from cleareyed.tasks.prompts import PromptStyle, prompt_text
@@ -47,13 +47,18 @@ def measured_task(spec: TaskSpec, data_root: Path | None) -> Task:
     return replace(task, name=f"{task.name}-{part}") if part else task
 
 
-def requests(task: Task, how: Asking, hashes: dict[str, tuple[str, str]] | None = None) -> Iterator[Request]:
+def requests(
+    task: Task, how: Asking, hashes: dict[str, tuple[str, str]] | None = None, recorded: bool = False
+) -> Iterator[Request]:
     """One request a sample, made when drawn; pictures as the bytes they are.
 
-    Into `hashes` goes, by sample id, the hash of the prompt and that of its pictures.
+    Into `hashes` goes, by sample id, the hash of the prompt and that of its pictures. Samples that cannot be asked
+    (`Sample.missing`) are left out, unless their answers are `recorded` already.
     """
     for index in range(len(task.samples)):
         sample = task.samples[index]
+        if sample.missing and not recorded:
+            continue
         text, images = how.text(sample), tuple(picture_bytes(load) for load in sample.images)
         if hashes is not None:
             asked = json.dumps([text, how.style.chat, how.params.system])
@@ -69,9 +74,10 @@ async def ask_task(
     limits: Limits,
     hashes: dict[str, tuple[str, str]],
     progress: Callable[[Summary], None],
+    recorded: bool = False,
 ) -> Summary:
     """Ask what `journal` holds no answer to, and close `answerer`. InputError as `ask_all` raises it."""
-    asked = requests(task, how, hashes)
+    asked = requests(task, how, hashes, recorded)
     try:
         return await ask_all(asked, answerer, journal, limits=limits, total=len(task.samples), progress=progress)
     finally:
@@ -90,30 +96,33 @@ def evaluate(
     rules: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[AnswerRow]:
-    """Ask a model in memory, greedily, `batch` samples at a time, and judge under `rules` (all of ours if left out).
+    """Ask a model in memory, greedily, `batch` samples at a time, and judge under `rules` (`rules_of` if left out).
 
     Training measures with it: no journal, each picture loaded once and never encoded. Rows come in the task's order;
     what is judged is `style.opens` + completion. `paper-eval` costs some milliseconds an answer; name the rules where
-    that matters. `label` and `step` say in the rows whose answers these are.
+    that matters. `label` and `step` say in the rows whose answers these are. A sample that cannot be asked has failed.
 
     Raises InputError for an unknown rule and for whatever the loading of an image finds wrong.
     """
     from cleareyed.evaluation.local import Prompt, complete, reply_of
     from cleareyed.models.vlm import SamplingParams
 
-    judges = judges_of(tuple(RULES) if rules is None else rules)
+    judges = judges_of(rules_of(task.rule) if rules is None else rules)
     params, total = SamplingParams(max_tokens=max_tokens, temperature=0.0), len(task.samples)
     rows: list[AnswerRow] = []
     for start in range(0, total, batch):
         samples = [task.samples[index] for index in range(start, min(start + batch, total))]
-        prompts = [Prompt(prompt_text(style, sample.question), sample.images, style.chat) for sample in samples]
-        for sample, completed in zip(samples, complete(vlm, prompts, params), strict=True):
+        asked = [sample for sample in samples if not sample.missing]
+        prompts = [Prompt(prompt_text(style, sample.question), sample.images, style.chat) for sample in asked]
+        answers = iter(complete(vlm, prompts, params) if prompts else ())
+        for sample in samples:
+            completed = None if sample.missing else next(answers)
             if isinstance(completed, InputError):
                 raise completed
-            reply = reply_of(completed)
+            reply = reply_of(completed) if completed else Reply("failed", "", sample.missing)
             row = make_row(
                 sample,
-                style.opens + reply.text,
+                style.opens + reply.text if completed else "",
                 reply.state,
                 judges,
                 task=task.name,

@@ -39,6 +39,8 @@ class Collected:
     """Why there is no answer, by how many samples it was: of `refused-by-api` and `failed`."""
     foreign: int
     """Answers in the journal to samples that the task does not have."""
+    missing: Sequence[str] = ()
+    """Samples that could not be asked (`Sample.missing`), in the order of the task; recorded answers to them count."""
 
     @property
     def judged(self) -> list[AnswerRow]:
@@ -118,9 +120,11 @@ def judge_again(row: AnswerRow, sample: Sample, judges: Judges) -> AnswerRow:
 def collect(journal: Path, task: Task, judges: Judges, *, opens: str, label: str, hashes: Hashes) -> Collected:
     """The rows of a task from the journal of its evaluation. InputError as `journal.read_answers` raises it."""
     answers = {answer.sample_id: answer for answer in read_answers(journal)}
-    recorded, rows = len(answers), []
+    recorded, rows, missing = len(answers), [], []
     for index in range(len(task.samples)):
         sample = task.samples[index]
+        if sample.missing:
+            missing.append(sample.id)
         answer = answers.get(sample.id)
         if answer is None:
             continue
@@ -142,7 +146,7 @@ def collect(journal: Path, task: Task, judges: Judges, *, opens: str, label: str
         )
         rows.append(row)
     reasons = Counter(answers[row.sample_id].error or row.finish for row in rows if row.state in UNJUDGED)
-    return Collected(rows, len(task.samples), reasons, recorded - len(rows))
+    return Collected(rows, len(task.samples), reasons, recorded - len(rows), missing)
 
 
 def collect_again(rows: Sequence[AnswerRow], task: Task, judges: Judges) -> Collected:

@@ -25,6 +25,7 @@ from cleareyed.report.summary import (
     by_label,
     chance_by_skill,
     length_windows,
+    outcome_rule,
     paired_tests,
     run_cost,
     summarise,
@@ -49,7 +50,8 @@ class Comparison:
     summaries: dict[str, Summary]
     steps: dict[str, int]
     chance: dict[str, float]
-    majority: tuple[str, float]
+    majority: tuple[str, float] | None
+    """None where there are no gold answers."""
     clustered: bool
     tests: list[tuple[str, list[Summary]]]
     """By rule."""
@@ -108,10 +110,10 @@ def run_report(run: RunFolder, task: Task | None = None, *, rule: str | None = N
     gallery: list[Card] = []
     for name, rows in _measured(read_answers(run)).items():
         own = samples if task and task.name == name else {}
-        answers = measurements(rows)
-        comparisons.append(_compare(answers, before_and_after(answers), own, name, rule))
+        answers, under = measurements(rows), outcome_rule(rows) or rule
+        comparisons.append(_compare(answers, before_and_after(answers), own, name, under))
         if own or not gallery:
-            gallery = cards(answers, own, rule)
+            gallery = cards(answers, own, under)
     asked = " and ".join(found.task for found in comparisons) or "nothing yet"
     trained_on = recipe.get("task", {}).get("name", "an unnamed task")
     return _write(
@@ -193,7 +195,7 @@ def _compare(
         summaries=summaries,
         steps={label: rows[0].step for label, rows in answers.items()},
         chance=chance,
-        majority=majority_class([row.answer for row in first]),
+        majority=None if outcome_rule(first) else majority_class([row.answer for row in first]),
         clustered=len({row.group for row in first if row.group}) < sum(1 for row in first if row.group),
         tests=[(name, found) for name, found in tests if found],
         bars=svg(accuracy_bars(summaries, chance), f"Accuracy on {task}: {sentence}."),

@@ -18,6 +18,8 @@ Summary = dict[str, Any]
 """One label's numbers, as `summarise` makes them and `summary.json` holds them."""
 
 ANY_FORM = "any-form"
+OUTCOMES = ("complies", "declines")
+"""The rules of tasks without gold answers (`scoring.rules.OUTCOME_RULES`)."""
 
 
 def summarise(rows: Sequence[AnswerRow], rule: str = "strict") -> dict[str, Summary]:
@@ -31,6 +33,11 @@ def summarise(rows: Sequence[AnswerRow], rule: str = "strict") -> dict[str, Summ
     Raises InputError if a row was not judged under `rule`, a label answered a sample twice or has no answer to judge.
     """
     return {label: _summary(label, answers, rule) for label, answers in by_label(rows).items()}
+
+
+def outcome_rule(rows: Sequence[AnswerRow]) -> str | None:
+    """The rule that answers to a task without gold answers were judged under; None for other tasks."""
+    return next((rule for rule in OUTCOMES if rows and all(rule in row.correct for row in rows)), None)
 
 
 def by_label(rows: Sequence[AnswerRow]) -> dict[str, list[AnswerRow]]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from cleareyed.scoring.rules import RULES, Rule, Verdict
+from cleareyed.scoring.rules import OUTCOME_RULES, RULES, Rule, Verdict
 from cleareyed.tasks.names import unknown
 from cleareyed.tasks.task import Sample
 
@@ -31,7 +31,7 @@ HARNESS_RULES: Mapping[str, Rule] = {"lmms-eval": lmms_eval}
 
 def protocol_rule(name: str) -> Rule:
     """The rule of that name among ours and other harnesses'; InputError naming the nearest if there is none."""
-    known = {**RULES, **HARNESS_RULES}
+    known = {**RULES, **OUTCOME_RULES, **HARNESS_RULES}
     if name not in known:
         raise unknown("accuracy rule", name, known)
     return known[name]

@@ -55,15 +55,16 @@ def accuracy(
     *,
     answer: Sequence[str],
     choices: Sequence[Sequence[str] | None] | None = None,
+    question: Sequence[str] | None = None,
     rule: str = "strict",
     **columns: Any,
 ) -> Rewards:
     """1 if the accuracy rule of that name finds the completion correct, else 0."""
     judge = accuracy_rule(rule)
-    offered = choices or [None] * len(completions)
+    offered, asked = choices or [None] * len(completions), question or [""] * len(completions)
     return [
-        float(judge(text, Sample(id="", question="", answer=gold, choices=tuple(these or ()))).correct)
-        for text, gold, these in zip(completions, answer, offered, strict=True)
+        float(judge(text, Sample(id="", question=one, answer=gold, choices=tuple(these or ()))).correct)
+        for text, gold, these, one in zip(completions, answer, offered, asked, strict=True)
     ]
 
 

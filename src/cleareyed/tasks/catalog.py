@@ -7,6 +7,7 @@ from typing import overload
 
 from cleareyed.errors import InputError
 from cleareyed.recipe import TaskSpec
+from cleareyed.tasks import mossbench
 from cleareyed.tasks.names import unknown
 from cleareyed.tasks.prepared import prepared_about, prepared_samples
 from cleareyed.tasks.published import PUBLISHED, read_published, split_of
@@ -15,7 +16,7 @@ from cleareyed.tasks.table import table_task
 from cleareyed.tasks.task import Sample, Task
 
 SCENES = {"scenes-train": "train", "scenes-val": "val", "scenes-bench": "bench"}
-NAMES = (*SCENES, *PUBLISHED, "table")
+NAMES = (*SCENES, *PUBLISHED, *mossbench.TASKS, "table")
 
 
 def load_task(spec: TaskSpec, data_root: Path | None) -> Task:
@@ -38,6 +39,9 @@ def _load(spec: TaskSpec, data_root: Path | None) -> Task:
         return scenes_task(SCENES[spec.name])
     if spec.name in PUBLISHED:
         return _published(spec, data_root)
+    if spec.name in mossbench.TASKS:
+        _refuse(spec, "split")
+        return _mossbench(spec, _under_root(spec, data_root))
     if spec.name == "table":
         _refuse(spec, "split")
         if spec.path is None:
@@ -60,6 +64,15 @@ def _published(spec: TaskSpec, data_root: Path | None) -> Task:
     if spec.name == "blink-all" and not place.is_dir():
         place = place.with_name("blink")
     return _as_published(spec.name, split, published.files(place, split))
+
+
+def _mossbench(spec: TaskSpec, place: Path) -> Task:
+    part = mossbench.TASKS[spec.name]
+    prepared = _prepared(spec.name, place if place.suffix else place / f"{part}.parquet")
+    if prepared is None:
+        folder = place if place.is_dir() or spec.path else place.with_name("mossbench")
+        prepared = Task(name=spec.name, samples=mossbench.mossbench_samples(folder, part))
+    return replace(prepared, rule=mossbench.RULE[part])
 
 
 def _as_published(name: str, split: str, files: Sequence[Path]) -> Task:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from cleareyed.errors import InputError
+from cleareyed.tasks import mossbench
 from cleareyed.tasks.choices import LETTERS
 from cleareyed.tasks.hub import hub_folder
 from cleareyed.tasks.images import decode_image, picture_bytes
@@ -20,7 +21,7 @@ from cleareyed.tasks.rows import read_rows
 from cleareyed.tasks.table import table_task
 from cleareyed.tasks.task import Sample
 
-NAMES = (*PUBLISHED, "table")
+NAMES = (*PUBLISHED, *mossbench.TASKS, "table")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Prepared:
     """Samples with the pictures, question and answer of an earlier one; kept."""
     contradictions: int
     """Samples with the pictures and question of an earlier one but another answer; kept."""
+    missing: dict[str, str]
+    """Samples that are kept although they cannot be asked, by id: why."""
     multi_image: int
     pictures: int
     distinct_pictures: int
@@ -130,6 +133,8 @@ def _files(name: str, source: str, split: str | None) -> tuple[list[Path], str, 
         if split is not None or source.split(":")[0] == "hub":
             raise InputError("task `table` has no splits and is not on the hub; give one .jsonl or .parquet file")
         return [Path(source)], Path(source).stem, [Path(source).name]
+    if name in mossbench.TASKS:
+        return _mossbench_files(name, source, split)
     published = PUBLISHED[name]
     if source == "hub" or source.startswith("hub:"):
         split = published.split(name, split)
@@ -150,6 +155,21 @@ def _files(name: str, source: str, split: str | None) -> tuple[list[Path], str, 
     return files, split, [_inside(path, place) for path in files]
 
 
+def _mossbench_files(name: str, source: str, split: str | None) -> tuple[list[Path], str, list[str]]:
+    part = mossbench.TASKS[name]
+    if split is not None:
+        raise InputError(f"task `{name}` has no splits; leave --split out")
+    folder, commit = Path(source), ""
+    if source == "hub" or source.startswith("hub:"):
+        repository = source.removeprefix("hub").removeprefix(":") or mossbench.HUB
+        folder, commit = hub_folder(repository, mossbench.HUB_FILES)
+        source = f"hub:{repository.partition('@')[0]}@{commit}"
+    elif not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give MOSSBench's folder, hub, or hub:OWNER/NAME")
+    file = mossbench.locate(folder, part).file
+    return [folder], part, [f"{source}/{_inside(file, folder)}" if commit else _inside(file, folder)]
+
+
 def _inside(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
@@ -160,9 +180,17 @@ def _samples(
     """Every good row; what is wrong with the others is added to `bad`."""
     if name == "table":
         return list(table_task(files[0]).samples)
+    found: dict[str, Sample] = {}
+    if name in mossbench.TASKS:
+        part = mossbench.TASKS[name]
+        for one in mossbench.read_mossbench(mossbench.locate(files[0], part), part):
+            if isinstance(one, InputError):
+                bad.append(str(one))
+            else:
+                found[one.id] = one
+        return list(found.values())
     seed = wanted.seed if wanted.seed is not None else default_seed(name, split)
     published = PUBLISHED[name]
-    found: dict[str, Sample] = {}
     for path in files:
         for row in read_rows(path, published.pictures, images):
             try:
@@ -270,6 +298,7 @@ class _Check:
             bad_rows=self.bad,
             duplicates=self.duplicates,
             contradictions=self.contradictions,
+            missing={sample.id: sample.missing for sample in kept if sample.missing},
             multi_image=sum(len(sample.images) > 1 for sample in kept),
             pictures=sum(len(sample.images) for sample in kept),
             distinct_pictures=len(self.sizes),

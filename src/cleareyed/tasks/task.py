@@ -6,6 +6,9 @@ from typing import Any
 
 from PIL import Image
 
+MISSING = "missing"
+"""The column of a sample that cannot be asked, because a picture of it is not there: says which."""
+
 LoadImage = Callable[[], Image.Image]
 """Gives an RGB image when called. Pictures are loaded (or rendered) when needed, never kept in a sample."""
 
@@ -29,6 +32,11 @@ class Sample:
     """Samples with the same group are resampled together in intervals; empty means the sample stands alone."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Further columns of the data row, handed to reward functions by name."""
+
+    @property
+    def missing(self) -> str:
+        """Why the sample cannot be asked; empty if it can. It stays in its task, so that it is counted."""
+        return str(self.columns.get(MISSING) or "")
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,23 @@
 """Recorded answers, given again: to score published answers, or old ones anew, without asking anyone."""
 
 import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cleareyed.errors import InputError
 from cleareyed.evaluation.answers import STATES, Reply, State
 from cleareyed.evaluation.journal import MARK
 from cleareyed.evaluation.request import Prepared, Request, request_hash
+from cleareyed.oversensitivity.published import Recorded, read_published
 
 KNOWN = ("finish", "request_id", "served", "error")
 COUNTS = ("prompt_tokens", "completion_tokens")
 
 
 class ReplayAnswerer:
-    """An `Answerer` that reads a file: a journal of ours, or JSON Lines of `sample_id`, `text` and, if known, `state`.
+    """An `Answerer` that reads a file: a journal of ours, JSON Lines of `sample_id`, `text` and, if known, `state`, or
+    published answers (`oversensitivity.published`), if its name ends in `.json`.
 
     Without a `state`, a text is `answered` and a blank one `empty`. Of a journal the last line of a sample counts;
     in another file a sample may occur once. A sample that the file does not hold has `failed`. Memory grows by some
@@ -27,9 +30,17 @@ class ReplayAnswerer:
         self.revision: str | None = None
         self._path = path
         self._places: dict[str, tuple[int, int]] = {}
+        self._published: Mapping[str, Recorded] = {}
+        self._file: BinaryIO | None = None
+        self.notes: Sequence[str] = ()
+        """What is wrong with the file and was survived."""
+        if path.suffix == ".json":
+            answers = read_published(path)
+            self._published, self.notes = answers.by_pid, answers.notes
+            return
         try:
             self._file = path.open("rb")
-            self._index()
+            self._index(self._file)
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -39,8 +50,10 @@ class ReplayAnswerer:
 
     async def send(self, prepared: Prepared) -> Reply:
         """What was recorded."""
+        if (published := self._published.get(prepared.sent)) is not None:
+            return Reply(published.state, published.text)
         place = self._places.get(prepared.sent)
-        if place is None:
+        if place is None or self._file is None:
             return Reply("failed", "", error=f"{self._path.name} holds no answer to this sample")
         start, number = place
         self._file.seek(start)
@@ -57,11 +70,17 @@ class ReplayAnswerer:
         )
 
     async def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
-    def _index(self) -> None:
+    @property
+    def ids(self) -> Collection[str]:
+        """The samples that the file holds answers to."""
+        return self._published.keys() or self._places.keys()
+
+    def _index(self, file: BinaryIO) -> None:
         start = 0
-        for number, line in enumerate(self._file, 1):
+        for number, line in enumerate(file, 1):
             if line.strip():
                 sample_id = self._recorded(line, number)["sample_id"]
                 if sample_id in self._places and MARK not in line:
