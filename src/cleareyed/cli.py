@@ -9,6 +9,7 @@ import typer
 from cleareyed.cli_build import build
 from cleareyed.cli_evaluate import data, diff, evaluate, score, serve
 from cleareyed.cli_shared import DataRoot, Name, Overrides, RecipePath, Resume, Runs, plain_errors, run_folder
+from cleareyed.cli_stages import conditions
 
 app = typer.Typer(
     add_completion=False,
@@ -81,6 +82,7 @@ app.command()(diff)
 app.command()(data)
 app.command()(serve)
 app.add_typer(build, name="build")
+app.command()(conditions)
 
 
 @app.command()

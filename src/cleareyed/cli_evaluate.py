@@ -113,7 +113,7 @@ def evaluate(
             min_pixels=min_pixels,
             max_pixels=max_pixels,
             base_url=base_url,
-            extra=_fields(extra),
+            extra=extra_fields(extra),
             raw=raw,
         )
         recipe = plan(
@@ -277,7 +277,7 @@ def serve(
         listen(vlm, host, port, name=name, batch=batch)
 
 
-def _fields(text: str | None) -> dict[str, Any]:
+def extra_fields(text: str | None) -> dict[str, Any]:
     from json import loads
 
     try:

@@ -35,9 +35,9 @@ def run_folder(runs: Path, name: str) -> Path:
     return runs / name
 
 
-def eval_folder(runs: Path, task: str, model: str, resume: bool) -> Path:
-    """The first of eval-TASK-MODEL, -2, -3, ... that does not exist; to resume, the last that does."""
-    name = re.sub(r"[^\w.-]+", "-", "-".join(("eval", Path(task).stem, *Path(model).parts[-2:])))
+def eval_folder(runs: Path, task: str, model: str, resume: bool, kind: str = "eval") -> Path:
+    """The first of KIND-TASK-MODEL, -2, -3, ... that does not exist; to resume, the last that does."""
+    name = re.sub(r"[^\w.-]+", "-", "-".join((kind, Path(task).stem, *Path(model).parts[-2:])))
     number = 1
     while (folder := runs / _numbered(name, number)).exists():
         number += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -139,21 +139,16 @@ def eval_task(
     task, how = asked_task(spec, data_root), asking_of(spec)
     if not len(task.samples):
         raise InputError(f"task {task.name}: no samples; check the data")
-    _quiet(model)
+    quiet(model)
     with ExitStack() as stack:
         if resume:
-            run = open_run(folder)
-            before = eval_recipe(run)
-            if before is None:
-                raise InputError(f"{run.recipe}: not a run of eval; name the folder of one with --out")
-            if not (run.path / JOURNAL).exists() and read_answers(run):
-                raise InputError(f"{run.path}: has answers but no {JOURNAL}; evaluate anew with another --out")
+            run, before = resumable(folder)
             journal = stack.enter_context(Journal.open(run.path / JOURNAL))
         answerer = open_answerer(model, spec.batch)
-        _try_first(task, how, answerer)
+        try_first(task, how, answerer)
         recipe = recipe.model_copy(update={"model": model.model_copy(update={"weights": answerer.revision})})
         if resume:
-            _refuse_other(run, before, recipe)
+            refuse_other(run, before, recipe)
         else:
             run = create_run(folder, recipe)
             journal = stack.enter_context(Journal.open(run.path / JOURNAL))
@@ -179,7 +174,7 @@ def eval_task(
                 label=label_of(model),
                 hashes=hashes,
             )
-            page = _keep(run, found, task, recipe.rules[0])
+            page = keep(run, found, task, recipe.rules[0])
     console = table_console()
     _print(console, found, recipe, recipe.rules, task)
     console.print(Text(asked_text(summary)), soft_wrap=True)
@@ -221,7 +216,7 @@ def score(folder: Path, *, rules: Sequence[str], data_root: Path | None, min_cov
         )
     else:
         found = collect_again(kept, task, judges)
-    page = _keep(run, found, task, recipe.rules[0])
+    page = keep(run, found, task, recipe.rules[0])
     console = table_console()
     _print(console, found, recipe, shown, task)
     return _finish(console, run, page, found, min_coverage)
@@ -327,7 +322,7 @@ def coverage_text(found: Collected) -> str:
     return text
 
 
-def _quiet(model: AskedModel) -> None:
+def quiet(model: AskedModel) -> None:
     """No bars or advice from libraries; torch is imported for models in memory only."""
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     if model.kind in IN_MEMORY:
@@ -336,7 +331,18 @@ def _quiet(model: AskedModel) -> None:
         set_up(None)
 
 
-def _try_first(task: Task, how: Asking, answerer: Answerer) -> None:
+def resumable(folder: Path) -> tuple[RunFolder, EvalRecipe]:
+    """The run of eval in `folder`, to go on with. InputError if there is none or it kept no journal."""
+    run = open_run(folder)
+    before = eval_recipe(run)
+    if before is None:
+        raise InputError(f"{run.recipe}: not a run of eval; name the folder of one with --out")
+    if not (run.path / JOURNAL).exists() and read_answers(run):
+        raise InputError(f"{run.path}: has answers but no {JOURNAL}; evaluate anew with another --out")
+    return run, before
+
+
+def try_first(task: Task, how: Asking, answerer: Answerer) -> None:
     """What is wrong with every request is found before there is a run folder."""
     first = next(requests(task, how), None)
     try:
@@ -357,9 +363,9 @@ def _replay_notes(answerer: Answerer, task: Task) -> list[str]:
     return [*answerer.notes, *unasked]
 
 
-def _refuse_other(run: RunFolder, before: EvalRecipe | None, recipe: EvalRecipe) -> None:
+def refuse_other(run: RunFolder, before: BaseModel, recipe: BaseModel) -> None:
     """InputError if the run began with other settings: its answers would be to other questions."""
-    old, new = (_flat(one.model_dump(mode="json")) for one in (before, recipe) if one is not None)
+    old, new = (_flat(one.model_dump(mode="json")) for one in (before, recipe))
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key) and not key.endswith(f".{FREE}"):
             raise InputError(
@@ -375,7 +381,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     return {key: leaf for part, held in items for key, leaf in _flat(held, f"{name}.{part}".lstrip(".")).items()}
 
 
-def _keep(run: RunFolder, found: Collected, task: Task, rule: str) -> Path | None:
+def keep(run: RunFolder, found: Collected, task: Task, rule: str) -> Path | None:
     """Write the rows, and the report if there is anything to report."""
     write_answers(run, found.rows)
     compact(run)

@@ -1,0 +1,108 @@
+"""The commands that ask why and when a model declines. Heavy imports are inside."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cleareyed.cli_evaluate import MinCoverage, extra_fields
+from cleareyed.cli_shared import DataRoot, eval_folder, plain_errors
+
+Judge = Annotated[
+    str, typer.Option(help="Who says what an answer is: local, lexical, or another of `cleareyed judge`.")
+]
+Batch = Annotated[int, typer.Option(min=1, help="Models in memory: questions answered together.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Hosted models: requests in flight at most.")]
+Timeout = Annotated[float, typer.Option(min=1, help="Hosted models: seconds for one attempt.")]
+
+
+def conditions(
+    task: Annotated[str, typer.Argument(help="mossbench, timidity-mini, or your own .jsonl or .parquet.")],
+    model: Annotated[str, typer.Option(help="As for `cleareyed eval`; replay cannot be asked anew.")],
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="none, helpful, scrutiny, safety (system prompts), blank-image, no-image, description, or one of "
+            "each joined by +; give it several times. The first is what the others are compared with. All if left out."
+        ),
+    ] = None,
+    judge: Judge = "local",
+    prompt: Annotated[
+        str, typer.Option(help="Prompt style; the bare question, as a conversation, if left out.")
+    ] = "instruct-no-reasoning",
+    split: Annotated[str | None, typer.Option(help="Split of a task that has several.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Seed of drawn answers, where the model takes one.")] = None,
+    batch: Batch = 64,
+    concurrency: Concurrency = 100,
+    timeout: Timeout = 300.0,
+    base_url: Annotated[str | None, typer.Option(help="Another server, such as http://localhost:8000/v1.")] = None,
+    extra: Annotated[
+        str | None, typer.Option(help="openai: further fields as JSON; null leaves a field out.", metavar="JSON")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder for the runs; under runs/ if left out.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on in OUT, or in the latest of this task and model.")
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="Also write what was found to this file.")] = None,
+    min_coverage: MinCoverage = 0.95,
+    data_root: DataRoot = None,
+) -> None:
+    """Ask a task under several conditions and compare how often the model declines, item by item.
+
+    \b
+    cleareyed conditions mossbench --model openai:NAME --data-root FOLDER
+    cleareyed conditions mossbench --model openai:NAME --condition none --condition safety --condition blank-image
+    cleareyed conditions timidity-mini --model transformers:PATH --condition description --condition description+safety
+
+    The system prompts are our own texts: those of MOSSBench's ablation were not published. A blank image is grey and
+    of the same size; `description` puts the data's description of the picture in front of the question. Each condition
+    is a run folder of its own, OUT/CONDITION, with labels.jsonl. Differences are tested by McNemar's exact test on the
+    same items, whole groups swapped where items share a question; p-values are adjusted by Holm's method.
+    """
+    with plain_errors("the answers so far are kept; add --resume to the same command to go on"):
+        from cleareyed.conditions_command import run_conditions
+        from cleareyed.errors import InputError
+        from cleareyed.eval_command import plan
+        from cleareyed.evaluation.models import AskedModel
+        from cleareyed.oversensitivity.conditions import CONDITIONS
+        from cleareyed.oversensitivity.conditions import conditions as named
+        from cleareyed.recipe import TaskSpec
+
+        asked = AskedModel(path=model, base_url=base_url, extra=extra_fields(extra))
+        if asked.kind == "replay":
+            raise InputError(f"--model {model}: recorded answers are to other prompts; name a model that can be asked")
+        own = task.endswith((".jsonl", ".parquet"))
+        spec = TaskSpec(name="table" if own else task, path=task if own else None, split=split, limit=limit)
+        recipes = [
+            (
+                one,
+                plan(
+                    spec,
+                    asked,
+                    prompt=prompt,
+                    rules=("any-form",),
+                    max_tokens=max_tokens,
+                    temperature=temperature,
+                    seed=seed,
+                    system=one.system,
+                    pictures=one.pictures,
+                    batch=batch,
+                ),
+            )
+            for one in named(condition or CONDITIONS)
+        ]
+        code = run_conditions(
+            recipes,
+            folder=out or eval_folder(Path("runs"), task, model, resume, "conditions"),
+            resume=resume,
+            data_root=data_root,
+            judge_name=judge,
+            concurrency=concurrency,
+            timeout=timeout,
+            min_coverage=min_coverage,
+            json_path=json,
+        )
+    raise typer.Exit(code)
