@@ -17,7 +17,8 @@ def evaluate(
     task: Annotated[
         str,
         typer.Argument(
-            help="cvbench, sat, blink, blink-all, vsr, nlvr, mossbench, mossbench_contrast, scenes-val, scenes-bench, "
+            help="cvbench, sat, blink, blink-all, vsr, nlvr, mossbench, mossbench_contrast, timidity-mini, "
+            "timidity-mini-contrast, scenes-val, scenes-bench, "
             "or your own .jsonl or .parquet."
         ),
     ],

@@ -16,7 +16,7 @@ from cleareyed.tasks.table import table_task
 from cleareyed.tasks.task import Sample, Task
 
 SCENES = {"scenes-train": "train", "scenes-val": "val", "scenes-bench": "bench"}
-NAMES = (*SCENES, *PUBLISHED, *mossbench.TASKS, "table")
+NAMES = (*SCENES, *PUBLISHED, *mossbench.TASKS, *mossbench.SHIPPED, "table")
 
 
 def load_task(spec: TaskSpec, data_root: Path | None) -> Task:
@@ -42,6 +42,10 @@ def _load(spec: TaskSpec, data_root: Path | None) -> Task:
     if spec.name in mossbench.TASKS:
         _refuse(spec, "split")
         return _mossbench(spec, _under_root(spec, data_root))
+    if spec.name in mossbench.SHIPPED:
+        _refuse(spec, "path", "split")
+        part = mossbench.SHIPPED[spec.name]
+        return Task(name=spec.name, samples=mossbench.timidity_mini(part), rule=mossbench.RULE[part])
     if spec.name == "table":
         _refuse(spec, "split")
         if spec.path is None:

@@ -12,6 +12,7 @@ question are one group. An item whose picture is not there stays in the task and
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -25,6 +26,8 @@ from cleareyed.tasks.task import MISSING, Sample
 
 Part = Literal["benign", "contrast"]
 TASKS: Mapping[str, Part] = {"mossbench": "benign", "mossbench_contrast": "contrast"}
+SHIPPED: Mapping[str, Part] = {"timidity-mini": "benign", "timidity-mini-contrast": "contrast"}
+"""Thirty pairs of the same form that come with this package (`assets/timidity-mini`)."""
 HUB = "AIcell/MOSSBench"
 HUB_FILES = ("*information.json", "*information.csv", "*images/*")
 
@@ -204,6 +207,11 @@ def published_metadata(sample: Sample) -> dict[str, Any]:
     known = {tag: int(columns[name]) for tag, name in tags.items() if columns.get(name) is not None}
     harm = {"harm": [codes[name] for name in columns["harm"]]} if columns.get("harm") else {}
     return {**over, **known, **harm}
+
+
+def timidity_mini(part: Part) -> tuple[Sample, ...]:
+    """Every item of a set of our own benchmark."""
+    return mossbench_samples(Path(str(files("cleareyed"))) / "assets" / "timidity-mini", part)
 
 
 def _index(folders: Sequence[Path]) -> dict[str, Path]:

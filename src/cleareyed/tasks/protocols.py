@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cleareyed.tasks.choices import LETTERS
-from cleareyed.tasks.mossbench import RULE, TASKS
+from cleareyed.tasks.mossbench import RULE, SHIPPED, TASKS
 from cleareyed.tasks.names import unknown
 from cleareyed.tasks.prompts import PromptStyle, prompt_style, prompt_text
 from cleareyed.tasks.task import Sample
@@ -80,7 +80,7 @@ _ALSO: Mapping[str, tuple[Protocol, ...]] = {
     "cvbench": (Protocol(*_LMMS, lead=f"{_NOTE}\n"),),
     "blink": (Protocol(*_LMMS, lead=_NOTE),),
     "blink-all": (Protocol(*_LMMS, lead=_NOTE),),
-    **{name: _bare(RULE[part]) for name, part in TASKS.items()},
+    **{name: _bare(RULE[part]) for name, part in {**TASKS, **SHIPPED}.items()},
 }
 
 
