@@ -10,6 +10,7 @@ from cleareyed.cli_build import build
 from cleareyed.cli_evaluate import data, diff, evaluate, score, serve
 from cleareyed.cli_shared import DataRoot, Name, Overrides, RecipePath, Resume, Runs, plain_errors, run_folder
 from cleareyed.cli_stages import conditions
+from cleareyed.cli_timidity import plane, timidity
 
 app = typer.Typer(
     add_completion=False,
@@ -83,6 +84,8 @@ app.command()(data)
 app.command()(serve)
 app.add_typer(build, name="build")
 app.command()(conditions)
+app.command()(timidity)
+app.command()(plane)
 
 
 @app.command()

@@ -79,6 +79,9 @@ def evaluate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in OUT, or in the latest run of this task and model.")
     ] = False,
+    judge: Annotated[
+        str, typer.Option(help="mossbench and the like: who says what an answer is (see `cleareyed timidity`).")
+    ] = "local",
     min_coverage: MinCoverage = 0.95,
     data_root: DataRoot = None,
 ) -> None:
@@ -140,6 +143,7 @@ def evaluate(
             concurrency=concurrency,
             timeout=timeout,
             min_coverage=min_coverage,
+            judge=judge,
         )
     raise typer.Exit(code)
 

@@ -25,6 +25,7 @@ from cleareyed.evaluation.providers.replay import ReplayAnswerer
 from cleareyed.evaluation.request import AskParams
 from cleareyed.evaluation.rows import Collected, collect, collect_again, judges_of, refuse_other_questions
 from cleareyed.evaluation.stats import majority_class
+from cleareyed.oversensitivity.judges.open import open_judge
 from cleareyed.oversensitivity.published import named
 from cleareyed.recipe import EvalSpec, NonNegative, Strict, TaskSpec
 from cleareyed.records.parts import compact, read_answers, write_answers
@@ -33,6 +34,7 @@ from cleareyed.records.run import RunFolder, create_run, open_run
 from cleareyed.report.pages import run_report
 from cleareyed.report.summary import outcome_rule, summarise
 from cleareyed.report.words import percent, percent_range, visible
+from cleareyed.scoring.rules import OUTCOME_RULES
 from cleareyed.tasks.cvbench import cvbench_totals
 from cleareyed.tasks.pictures import Pictures, with_pictures
 from cleareyed.tasks.prompts import prompt_style
@@ -125,8 +127,11 @@ def eval_task(
     concurrency: int,
     timeout: float,
     min_coverage: float,
+    judge: str = "local",
 ) -> int:
     """Ask, keep journal and rows as a run folder, print accuracy by skill under each rule.
+
+    Answers to a task that is judged by outcome are also labelled by `judge` and shown as `cleareyed timidity` does.
 
     Returns 0, or 1 if less than `min_coverage` of the samples could be judged.
 
@@ -134,6 +139,7 @@ def eval_task(
         InputError: anything wrong with the task, the model or the folder; a second process on the same run.
     """
     (spec,), model = recipe.measure, recipe.model
+    open_judge(judge)
     if not resume and folder.exists():
         raise InputError(f"{folder}: exists already; go on with --resume, or name another folder with --out")
     task, how = asked_task(spec, data_root), asking_of(spec)
@@ -182,6 +188,10 @@ def eval_task(
         console.print(Text(f"{model.name}: {visible(note)}"), soft_wrap=True)
     if summary.stopped is not None:
         console.print(Text(f"given up: {visible(summary.stopped)}"), soft_wrap=True)
+    if task.rule in OUTCOME_RULES and found.rows:
+        from cleareyed.timidity_command import after_eval
+
+        after_eval(run, task, found.rows, judge)
     return _finish(console, run, page, found, min_coverage)
 
 

@@ -1,9 +1,7 @@
-import pytest
 from PIL import Image
 
-from cleareyed.errors import InputError
-from cleareyed.tasks.pictures import GREY, with_pictures
-from cleareyed.tasks.task import Sample, Task
+from cleareyed.tasks.pictures import GREY, PICTURES, with_pictures
+from cleareyed.tasks.task import MISSING, Sample, Task
 
 COLUMNS = {"description": " A toy knife. "}
 TOYS = Sample("1", "What now?", "play", images=(lambda: Image.new("RGB", (5, 3), "red"),), columns=COLUMNS)
@@ -22,5 +20,9 @@ def test_a_description_stands_before_the_question_and_no_picture() -> None:
     assert (described.question, described.images) == ("A toy knife. What now?", ())
     assert (alone.question, alone.images) == ("What now?", ())
     assert with_pictures(TASK, "own") is TASK
-    with pytest.raises(InputError, match="sample 2: has no description"):
-        list(with_pictures(TASK, "description").samples)
+    assert with_pictures(TASK, "description").samples[1].missing == "there is no description of its picture"
+
+
+def test_what_is_not_shown_need_not_be_there() -> None:
+    gone = Task("toys", [Sample("1", "What now?", "play", columns={**COLUMNS, MISSING: "picture 1.png is not there"})])
+    assert [bool(with_pictures(gone, kind).samples[0].missing) for kind in PICTURES] == [True, True, False, False]

@@ -251,7 +251,7 @@ def _write(
 ) -> Path:
     pictures, missing = panels(runs)
     page = (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             comparisons=comparisons,
@@ -267,7 +267,7 @@ def _write(
     return path
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("cleareyed.report"),
         autoescape=True,

@@ -37,7 +37,7 @@ _VARIABLES = {
     "#e69f00": "var(--orange)",
 }
 """Inks that change with the page's theme (templates/style.css)."""
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10.0,
     "svg.fonttype": "none",
@@ -77,7 +77,7 @@ class Line:
 
 def accuracy_bars(summaries: Mapping[str, Summary], chance: Mapping[str, float]) -> Figure:
     """Accuracy with 95 % intervals, overall and by skill, one bar a label; `chance` ("" is overall) as dashes."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 3.9), layout="constrained")
         _draw_bars(figure.add_subplot(), summaries, chance)
     return figure
@@ -85,7 +85,7 @@ def accuracy_bars(summaries: Mapping[str, Summary], chance: Mapping[str, float])
 
 def curves(lines: Sequence[Line], *, unit: str, shares: bool = False) -> Figure:
     """Lines over training steps. The axis of shares is 0 to 100 %; others start at 0 unless a value is negative."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.7, 2.6), layout="constrained")
         _draw_curves(figure.add_subplot(), lines, unit=unit, shares=shares)
     return figure
@@ -95,7 +95,7 @@ def overview(
     summaries: Mapping[str, Summary], chance: Mapping[str, float], panels: Mapping[str, tuple[Sequence[Line], bool]]
 ) -> Figure:
     """One picture for the README: the bars above, panels of curves (title to lines and whether shares) below."""
-    with mpl.rc_context({**_STYLE, "font.size": 11.0, "legend.fontsize": 10.0}):
+    with mpl.rc_context({**STYLE, "font.size": 11.0, "legend.fontsize": 10.0}):
         figure = Figure(figsize=(11, 7.2), layout="constrained", facecolor="white")
         grid = figure.add_gridspec(2, max(len(panels), 1), height_ratios=(1.15, 1))
         bars = figure.add_subplot(grid[0, :])
@@ -122,7 +122,7 @@ def png(figure: Figure, dpi: int = 130) -> bytes:
 def svg(figure: Figure, description: str) -> Markup:
     """The figure as inline SVG with `description` for those who cannot see it."""
     buffer = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format")))
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

@@ -7,7 +7,7 @@ from typing import Literal, get_args, overload
 from PIL import Image
 
 from cleareyed.errors import InputError
-from cleareyed.tasks.task import LoadImage, Sample, Task
+from cleareyed.tasks.task import MISSING, LoadImage, Sample, Task
 
 Pictures = Literal["own", "blank", "none", "description"]
 """own: as the task has them. blank: grey, of the same size. none: the question alone. description: the sample's
@@ -27,28 +27,33 @@ class BlankImage:
 
 
 def with_pictures(task: Task, pictures: Pictures) -> Task:
-    """The task with its pictures replaced; ids, gold answers and groups stay, so that items can be compared."""
+    """The task with its pictures replaced; ids, gold answers and groups stay, so that items can be compared.
+
+    InputError: `description` of a task that has none at all.
+    """
+    samples = (task.samples[index] for index in range(len(task.samples)))
+    if pictures == "description" and not any(_description(sample) for sample in samples):
+        raise InputError(f"task {task.name}: has no description of its pictures; its data need a field `description`")
     return task if pictures == "own" else replace(task, samples=_Replaced(task.samples, pictures))
 
 
 def replaced(sample: Sample, pictures: Pictures) -> Sample:
-    """InputError: `description` of a sample that has none."""
+    """Without its picture a sample can be asked also where that is missing; by description only if it has one."""
     if pictures == "own":
         return sample
     if pictures == "blank":
         return replace(sample, images=tuple(BlankImage(load) for load in sample.images))
+    columns = {name: value for name, value in sample.columns.items() if name != MISSING}
     question = sample.question
     if pictures == "description":
-        question = f"{description_of(sample)} {question}"
-    return replace(sample, question=question, images=())
+        description = _description(sample)
+        question = f"{description} {question}" if description else question
+        columns |= {} if description else {MISSING: "there is no description of its picture"}
+    return replace(sample, question=question, images=(), columns=columns)
 
 
-def description_of(sample: Sample) -> str:
-    """What its picture shows, in the words of those who made the task. InputError if they left none."""
-    description = str(sample.columns.get("description") or "").strip()
-    if not description:
-        raise InputError(f"sample {sample.id}: has no description of its picture; its data need a field `description`")
-    return description
+def _description(sample: Sample) -> str:
+    return str(sample.columns.get("description") or "").strip()
 
 
 @dataclass(frozen=True)
