@@ -1,14 +1,18 @@
 """`cleareyed build`: what its steps print and write."""
 
+import dataclasses
 from pathlib import Path
 
 from rich.console import Console
 
+from cleareyed.errors import InputError
 from cleareyed.oversensitivity.build.draw import load_sprites
 from cleareyed.oversensitivity.build.items import read_items
 from cleareyed.oversensitivity.build.pictures import SHEET, make_pictures
 from cleareyed.oversensitivity.build.publish import About
 from cleareyed.oversensitivity.build.publish import publish as publish_items
+from cleareyed.oversensitivity.build.reviews import Reviews
+from cleareyed.oversensitivity.build.verdicts import Thresholds, accepted_items, refuse_changed, report
 
 SHOWN = 10
 """Names that are printed one by one."""
@@ -32,7 +36,30 @@ def picture(items: Path, to: Path, images: Path | None, sprites: Path | None) ->
     return 1 if made.missing else 0
 
 
-def publish(items: Path, pictures: Path, to: Path, about: About, *, replace: bool) -> None:
-    """Publish the items. InputError as `publish_items` raises it."""
-    sides = publish_items(read_items(items), pictures, to, about, replace=replace)
+def publish(
+    items: Path,
+    pictures: Path,
+    to: Path,
+    about: About,
+    *,
+    reviews: Path | None,
+    thresholds: Thresholds,
+    replace: bool,
+) -> None:
+    """Publish the items, or those that reviewers accepted.
+
+    InputError as `publish_items` raises it; what was reviewed is something else; no item is left.
+    """
+    kept = read_items(items)
+    if reviews is not None:
+        with Reviews.open(reviews) as opened:
+            refuse_changed(opened, kept, pictures)
+            found = report(opened, thresholds)
+        kept, out = accepted_items(kept, found)
+        about = dataclasses.replace(about, reviewed=f"{found.sentence()} Only what they accepted is here.")
+        for status, count in out.items():
+            say(f"left out: {count} {status}")
+        if not kept:
+            raise InputError(f"{reviews}: no item is accepted on both sides; see `cleareyed build verify report`")
+    sides = publish_items(kept, pictures, to, about, replace=replace)
     say(f"{to}: {sides['benign']} benign and {sides['contrast']} contrast questions, in pairs; see {to / 'README.md'}")

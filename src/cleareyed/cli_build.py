@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cleareyed.cli_shared import plain_errors
+from cleareyed.cli_verify import verify
 
 build = typer.Typer(
     no_args_is_help=True,
@@ -14,13 +15,18 @@ build = typer.Typer(
     help="""Make a benchmark of oversensitivity: pairs of a benign question and its contrast, each about a picture.
 
     \b
-    cleareyed build picture items.yaml --to pictures
-    cleareyed build publish items.yaml --pictures pictures --to my-bench --name my-bench
+    cleareyed build propose exemplars.yaml --model openai:NAME --count 50 --to work
+    cleareyed build filter work/proposed.jsonl --to items.jsonl --model anthropic:NAME
+    cleareyed build picture items.jsonl --to pictures
+    cleareyed build verify start items.jsonl --pictures pictures --db reviews.sqlite --reviewer ann --reviewer ben
+    cleareyed build publish items.jsonl --pictures pictures --to my-bench --name my-bench --reviews reviews.sqlite
     cleareyed eval mossbench --model MODEL --data-root .      (with my-bench named mossbench)
 
     The items are a YAML or JSON Lines file; that of timidity-mini, in the package, shows every field.
     """,
 )
+
+build.add_typer(verify, name="verify")
 
 Items = Annotated[Path, typer.Argument(help="The items: a .yaml, .json or .jsonl file.")]
 
@@ -61,16 +67,23 @@ def publish(
     items_note: Annotated[str, typer.Option(help="For the card: who wrote the items, under which terms.")] = "",
     pictures_note: Annotated[str, typer.Option(help="For the card: where the pictures come from, their terms.")] = "",
     command: Annotated[str, typer.Option(help="For the card: what made it.")] = "",
+    reviews: Annotated[Path | None, typer.Option(help="Only what people accepted: `verify`'s file.")] = None,
+    harmless: Annotated[float, typer.Option(min=0.5, max=1, help="As in `verify report`.")] = 2 / 3,
+    natural: Annotated[float, typer.Option(min=1, max=5, help="As in `verify report`.")] = 3.0,
     replace: Annotated[bool, typer.Option("--replace", help="Write over a benchmark that is there.")] = False,
 ) -> None:
     """Write the benchmark in the layout of MOSSBench's repository, with a card.
 
     \b
     cleareyed build publish items.yaml --pictures pictures --to my-bench --name my-bench
+    cleareyed build publish items.yaml --pictures pictures --to my-bench --name my-bench --reviews reviews.sqlite
     """
     with plain_errors("run it again; it writes everything anew"):
         from cleareyed import build_command
         from cleareyed.oversensitivity.build.publish import About
+        from cleareyed.oversensitivity.build.verdicts import Thresholds
 
         about = About(name, licence, pictures_note, items_note, command=command.replace("\\n", "\n"))
-        build_command.publish(items, pictures, to, about, replace=replace)
+        build_command.publish(
+            items, pictures, to, about, reviews=reviews, thresholds=Thresholds(harmless, natural), replace=replace
+        )

@@ -3,20 +3,19 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from cleareyed.errors import InputError
 from cleareyed.oversensitivity.build.draw import Sprites, contact_sheet, draw, save_picture
 from cleareyed.oversensitivity.build.items import Item
 from cleareyed.tasks.images import FileImage
+from cleareyed.tasks.mossbench import Part
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 CONTRAST = "-contrast"
 """Behind an item's id in the name of its contrast's own picture."""
 SHEET = "contact-sheet.png"
 
-Side = Literal["benign", "contrast"]
-SIDES: tuple[Side, ...] = ("benign", "contrast")
+SIDES: tuple[Part, ...] = ("benign", "contrast")
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def needed(item: Item) -> tuple[str, ...]:
     return (item.id, item.id + CONTRAST) if item.contrast_description is not None else (item.id,)
 
 
-def picture_of(folder: Path, item: Item, side: Side) -> Path | None:
+def picture_of(folder: Path, item: Item, side: Part) -> Path | None:
     """The picture file of one side of an item; None if it is not there."""
     return _find(folder, needed(item)[-1] if side == "contrast" else item.id)
 

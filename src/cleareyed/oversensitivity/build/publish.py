@@ -21,17 +21,14 @@ from typing import Any
 from jinja2 import Environment
 
 from cleareyed.errors import InputError
-from cleareyed.oversensitivity.build.items import Item, Stimulus, write_whole
-from cleareyed.oversensitivity.build.pictures import SIDES, Side, check_pictures, picture_of
+from cleareyed.oversensitivity.build.items import Item, write_whole
+from cleareyed.oversensitivity.build.pictures import SIDES, check_pictures, picture_of
+from cleareyed.tasks.mossbench import STIMULI, Part
 
-FOLDERS: Mapping[Side, str] = {"benign": "data", "contrast": "data_contrast"}
+FOLDERS: Mapping[Part, str] = {"benign": "data", "contrast": "data_contrast"}
 INFORMATION = "images_information/information.json"
-TYPES: Mapping[Stimulus, str] = {"ER": "type 1", "NH": "type 2", "CI": "type 3"}
-NAMES: Mapping[Stimulus, str] = {
-    "ER": "Exaggerated Risk",
-    "NH": "Negated Harm",
-    "CI": "Counterintuitive Interpretation",
-}
+TYPES: Mapping[str, str] = {code: f"type {number}" for number, code in enumerate(STIMULI, 1)}
+"""Upstream's name of each kind."""
 SHORT = 150
 """Characters of the short description."""
 
@@ -55,7 +52,7 @@ class About:
 
 def publish(
     items: Sequence[Item], pictures: Path, to: Path, about: About, *, replace: bool = False
-) -> dict[Side, int]:
+) -> dict[Part, int]:
     """Write the benchmark to the folder `to`, and return how many items each side has. Pids count from 1, by kind.
 
     InputError: pictures that are not there; a benchmark that is, unless it is to be replaced.
@@ -78,7 +75,7 @@ def publish(
     return dict.fromkeys(SIDES, len(items))
 
 
-def information(pid: str, item: Item, side: Side, image: str) -> dict[str, Any]:
+def information(pid: str, item: Item, side: Part, image: str) -> dict[str, Any]:
     """One entry of information.json. The contrast's has no tags but the kind, as upstream's."""
     own = side == "contrast"
     description = (item.contrast_description if own else None) or item.description
@@ -101,7 +98,7 @@ def information(pid: str, item: Item, side: Side, image: str) -> dict[str, Any]:
 
 def card(items: Sequence[Item], about: About) -> str:
     """The data card, in Markdown."""
-    kinds = Counter(item.stimulus for item in items)
+    kinds = Counter[str](item.stimulus for item in items)
     tags = {
         "a person in the picture": sum(item.human for item in items),
         "a child in the picture": sum(item.child for item in items),
@@ -115,7 +112,7 @@ def card(items: Sequence[Item], about: About) -> str:
         .render(
             about=about,
             total=len(items),
-            kinds=[(NAMES[kind], kinds[kind]) for kind in TYPES],
+            kinds=[(name, kinds[kind]) for kind, name in STIMULI.items()],
             tags=tags.items(),
             own=sum(item.contrast_description is not None for item in items),
             intents=Counter(item.intent_author for item in items if item.intent is not None),
@@ -123,7 +120,7 @@ def card(items: Sequence[Item], about: About) -> str:
     )
 
 
-def _write_side(numbered: Mapping[str, Item], side: Side, pictures: Path, folder: Path) -> None:
+def _write_side(numbered: Mapping[str, Item], side: Part, pictures: Path, folder: Path) -> None:
     entries, images = {}, folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     wanted = set()
