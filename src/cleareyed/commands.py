@@ -17,9 +17,9 @@ from cleareyed.evaluation.compare import judged
 from cleareyed.evaluation.evaluate import evaluate, measured_task
 from cleareyed.models.load import load_vlm
 from cleareyed.models.vlm import VLM
-from cleareyed.recipe import EvalSpec, GrpoRecipe, PretrainRecipe, Recipe, SftRecipe
+from cleareyed.recipe import EvalSpec, GrpoRecipe, PretrainRecipe, Recipe, SftRecipe, ThinkingSpec, probed
 from cleareyed.recipe_files import load_recipe
-from cleareyed.records.parts import compact, read_answers, write_answers
+from cleareyed.records.parts import compact, read_answers, write_answers, write_probes
 from cleareyed.records.rows import AnswerRow
 from cleareyed.records.run import RunFolder, create_run, open_run, read_metrics
 from cleareyed.report.pages import VALIDATION, run_report
@@ -30,6 +30,9 @@ from cleareyed.scoring.rules import OUTCOME_RULES, rules_of
 from cleareyed.tasks.catalog import load_task
 from cleareyed.tasks.prompts import PromptStyle, prompt_style
 from cleareyed.tasks.task import Task
+from cleareyed.thinking.gains import ARMS
+from cleareyed.thinking.probes import probe, tokens_of
+from cleareyed.thinking.summary import curves
 from cleareyed.training.grpo import train_grpo
 from cleareyed.training.sft import train_sft
 
@@ -71,6 +74,8 @@ def train(
         _refuse_existing(folder)
     task, measurements = load_task(recipe.task, data_root), _measurements(recipe, data_root)
     validation = measurement_of(recipe.validate_on, recipe, data_root) if recipe.validate_on else None
+    asked = probed(recipe)
+    thinking = measurement_of(asked, recipe, data_root) if asked else None
     prompt_style(recipe.prompt)
     rewards = load_rewards(recipe.rewards, task.rule, allow_code, path.parent) if recipe.method == "grpo" else ()
     set_up(recipe.threads)
@@ -80,7 +85,7 @@ def train(
         for measurement in measurements:
             measure(vlm, measurement, run, label_of("base", measurement, recipe), 0, display)
         display.note(f"{folder}: training, {recipe.steps} steps of {recipe.method} on {task.name}")
-        train_with(recipe, vlm, task, rewards, run, display, validation, resume)
+        train_with(recipe, vlm, task, rewards, run, display, validation, resume, thinking)
         trained, step = best_or_last(recipe, vlm, run)
         if step != recipe.steps:
             display.note(f"measuring the checkpoint that was best in validation, of step {step}")
@@ -103,17 +108,22 @@ def train_with(
     display: Display,
     validation: Measurement | None,
     resume: bool = False,
+    thinking: Measurement | None = None,
 ) -> None:
-    """Train by the recipe's method; the weights of `vlm` are those of the last step afterwards."""
+    """Train by the recipe's method; the weights of `vlm` are those of the last step afterwards.
+
+    `thinking` is what the recipe's probes ask.
+    """
+    probe = _prober(thinking, recipe.thinking, run, display) if thinking and recipe.thinking else None
     validate = None
     if validation:
         rule = validation.task.rule
         rules = rules_of(rule) if rule in OUTCOME_RULES else tuple(dict.fromkeys((rule, "strict", "any-form")))
         validate = _validator(validation, rules, run, display)
     if isinstance(recipe, GrpoRecipe):
-        train_grpo(recipe, vlm, task, rewards, run, resume=resume, observer=display, validate=validate)
+        train_grpo(recipe, vlm, task, rewards, run, resume=resume, observer=display, validate=validate, probe=probe)
     else:
-        train_sft(recipe, vlm, task, run, resume=resume, observer=display, validate=validate)
+        train_sft(recipe, vlm, task, run, resume=resume, observer=display, validate=validate, probe=probe)
 
 
 def measure(
@@ -258,6 +268,31 @@ def _validator(
         }
 
     return validate
+
+
+def _prober(
+    what: Measurement, spec: ThinkingSpec, run: RunFolder, display: Display
+) -> Callable[[VLM, int], dict[str, float]]:
+    """Measures the thinking during training and keeps the answers, by arm."""
+    samples = [what.task.samples[index] for index in range(len(what.task.samples))]
+    choices = {sample.id: sample.choices for sample in samples}
+    arms = ARMS if spec.counterfactual else ()
+
+    def ask(vlm: VLM, step: int) -> dict[str, float]:
+        answers = probe(
+            vlm,
+            what.task,
+            what.style,
+            max_tokens=what.max_tokens,
+            batch=what.batch,
+            step=step,
+            arms=arms,
+            progress=lambda done, total: display.status("probing the thinking", done, total),
+        )
+        write_probes(run, [row for rows in answers.values() for row in rows])
+        return curves(answers, tokens_of(vlm), choices)
+
+    return ask
 
 
 def _refuse_existing(folder: Path) -> None:

@@ -72,6 +72,19 @@ class EvalSpec(Strict):
     batch: Positive = 64
 
 
+class ThinkingSpec(Strict):
+    """How the thinking is measured while training, on a fixed set of questions (`cleareyed.thinking`)."""
+
+    probe_items: Positive = 64
+    """The first so many questions."""
+    every: Positive = 25
+    """Steps from one measurement to the next; the first is before training, the last after its last step."""
+    counterfactual: bool = True
+    """Also ask with the thought cut, replaced and removed, and with other pictures: eight answers more a question."""
+    on: EvalSpec | None = None
+    """What is asked; what `validate_on` asks, else the training task, if left out."""
+
+
 class SamplingSpec(Strict):
     group: Annotated[int, Field(ge=2)] = 8
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -165,6 +178,8 @@ class GrpoRecipe(RunSpec):
     """What `eval_every` measures; the best checkpoint is kept by its accuracy."""
     measure: tuple[EvalSpec, ...] = ()
     """Measured before training and after it, for the report."""
+    thinking: ThinkingSpec | None = None
+    """Curves of the thinking; none if left out."""
 
     @model_validator(mode="before")
     @classmethod
@@ -199,6 +214,17 @@ class SftRecipe(RunSpec):
     eval_every: Annotated[int, Field(ge=0)] = 0
     validate_on: EvalSpec | None = None
     measure: tuple[EvalSpec, ...] = ()
+    thinking: ThinkingSpec | None = None
+
+
+def probed(recipe: GrpoRecipe | SftRecipe) -> EvalSpec | None:
+    """What the probes of the thinking ask, cut to `thinking.probe_items`; None if the recipe has none."""
+    spec = recipe.thinking
+    if spec is None:
+        return None
+    asked = spec.on or recipe.validate_on or EvalSpec(task=recipe.task)
+    limit = min(spec.probe_items, asked.task.limit or spec.probe_items)
+    return asked.model_copy(update={"task": asked.task.model_copy(update={"limit": limit})})
 
 
 class ShapeSpec(Strict):

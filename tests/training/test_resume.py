@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from training.interrupted import run_training
 
-from cleareyed.records.parts import read_rollouts
+from cleareyed.records.parts import read_probes, read_rollouts
 from cleareyed.records.run import RunFolder, read_metrics
 
 NEVER = (-1, "")
@@ -58,6 +58,10 @@ def test_three_kills_leave_no_trace(
     rollouts = read_rollouts(calm)
     assert len(rollouts) == (6 * 4 * 3 if method == "grpo" else 0)
     assert read_rollouts(shaken) == rollouts
+    probes = read_probes(calm)
+    assert {row.step for row in probes} == {0, 3, 6} and len({row.label for row in probes}) == 9
+    assert read_probes(shaken) == probes
+    assert ["thinking/thinking_gain" in row for row in timeless(calm)] == [step % 3 == 0 for step in range(7)]
     assert {path.name for path in shaken.path.iterdir()} == {path.name for path in calm.path.iterdir()}
 
 

@@ -82,11 +82,20 @@ def write_rollouts(run: RunFolder, step: int, rows: Sequence[RolloutRow]) -> Non
 
 def write_answers(run: RunFolder, rows: Sequence[AnswerRow]) -> None:
     """Write evaluated answers, in place of earlier ones with the same label, task and step."""
+    _write_answers(run.answers, rows)
+
+
+def write_probes(run: RunFolder, rows: Sequence[AnswerRow]) -> None:
+    """Write answers to the probes of the thinking, as `write_answers` writes others."""
+    _write_answers(run.thinking, rows)
+
+
+def _write_answers(folder: Path, rows: Sequence[AnswerRow]) -> None:
     parts: dict[tuple[str, str, int], list[AnswerRow]] = {}
     for row in rows:
         parts.setdefault((row.label, row.task, row.step), []).append(row)
     for (label, task, step), part in parts.items():
-        _write_part(run.answers, answers_part_name(label, task, step), ANSWER_SCHEMA, part)
+        _write_part(folder, answers_part_name(label, task, step), ANSWER_SCHEMA, part)
 
 
 def answers_part_name(label: str, task: str, step: int) -> str:
@@ -107,15 +116,25 @@ def read_rollouts(run: RunFolder) -> list[RolloutRow]:
 
 def read_answers(run: RunFolder) -> list[AnswerRow]:
     """All answers so far, part by part, each part in the order it was written."""
+    return _read_answers(run.answers)
+
+
+def read_probes(run: RunFolder) -> list[AnswerRow]:
+    """All answers to the probes of the thinking, in the order of `read_answers`; none if there were no probes."""
+    return _read_answers(run.thinking)
+
+
+def _read_answers(folder: Path) -> list[AnswerRow]:
     return [
         AnswerRow(**{**row, "extracted": dict(row["extracted"]), "correct": dict(row["correct"])})
-        for row in _read(run.answers, ANSWER_SCHEMA).to_pylist()
+        for row in _read(folder, ANSWER_SCHEMA).to_pylist()
     ]
 
 
 def compact(run: RunFolder) -> None:
-    """Merge the part files of rollouts and of answers into one file each. Doing it twice changes nothing."""
-    for folder, schema in ((run.rollouts, ROLLOUT_SCHEMA), (run.answers, ANSWER_SCHEMA)):
+    """Merge the part files of rollouts, answers and probes into one file each. Doing it twice changes nothing."""
+    folders = ((run.rollouts, ROLLOUT_SCHEMA), (run.answers, ANSWER_SCHEMA), (run.thinking, ANSWER_SCHEMA))
+    for folder, schema in folders:
         names = _part_names(folder)
         held = _held(folder)
         if set(names) - held:

@@ -61,6 +61,11 @@ class RunFolder:
         return self.path / "answers"
 
     @property
+    def thinking(self) -> Path:
+        """Part files of `AnswerRow`: answers to the probes of the thinking, labelled by arm; absent if none."""
+        return self.path / "thinking"
+
+    @property
     def checkpoint(self) -> Path:
         """The latest training state, to resume from."""
         return self.path / "checkpoint"

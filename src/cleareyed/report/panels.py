@@ -6,10 +6,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cleareyed.report.plots import FURTHER, Line, colours_for, curves, svg
+from cleareyed.report.plots import FURTHER, INK, Line, colours_for, curves, svg
 from cleareyed.report.summary import series
 from cleareyed.report.words import title_of
+from cleareyed.thinking.gains import AS_IS, SIGHT_ARMS, THOUGHT_ARMS
+from cleareyed.thinking.reflection import DEFINITIONS
 
+WIDE = (INK, *FURTHER)
+"""Colours of seven lines in one picture."""
 Metrics = Sequence[Mapping[str, Any]]
 
 
@@ -23,7 +27,7 @@ class Panel:
 def panels(runs: Mapping[str, Metrics]) -> tuple[list[Panel], list[str]]:
     """Pictures of what the runs (label to metrics) recorded, and the titles of those for which nothing was."""
     drawn, missing = [], []
-    for title, sentence, lines, unit, shares in _plan(runs):
+    for title, sentence, lines, unit, shares in [*_plan(runs), *_thinking_plan(runs)]:
         if lines:
             drawn.append(Panel(title, sentence, svg(curves(lines, unit=unit, shares=shares), f"{title}. {sentence}")))
         else:
@@ -116,6 +120,77 @@ def _plan(runs: Mapping[str, Metrics]) -> list[tuple[str, str, list[Line], str, 
             True,
         ),
     ]
+
+
+def _thinking_plan(runs: Mapping[str, Metrics]) -> list[tuple[str, str, list[Line], str, bool]]:
+    """As `_plan`, of the probes of the thinking; nothing where there were none."""
+    if not any(key.startswith("thinking/") for metrics in runs.values() for row in metrics for key in row):
+        return []
+    return [
+        (
+            "Length of thought and answer",
+            "Mean tokens, on the probe's questions.",
+            _thinking(runs, {"tokens_thought": "thought", "tokens_answer": "answer"}),
+            "tokens",
+            False,
+        ),
+        (
+            "Thought of right and wrong answers",
+            "Mean tokens of the thought, on the probe's questions.",
+            _thinking(runs, {"tokens_thought_right": "right", "tokens_thought_wrong": "wrong"}),
+            "tokens",
+            False,
+        ),
+        (
+            "Reflection",
+            "Share of the probe's answers that reflect, by three definitions that are not comparable.",
+            _thinking(runs, {f"reflection/{name}": name for name in DEFINITIONS}),
+            "",
+            True,
+        ),
+        (
+            "Is the thought needed?",
+            "Share right of the probe's answers: as they are, with part of the thought, another's, and without one; "
+            "the answer is read behind the thought, wherever it stands.",
+            _thinking(runs, {f"accuracy/{arm}": arm for arm in (AS_IS, *THOUGHT_ARMS)}),
+            "",
+            True,
+        ),
+        (
+            "Does it look?",
+            "Share right of the probe's answers: as they are, with a blank picture and with another's.",
+            _thinking(runs, {f"accuracy/{arm}": arm for arm in (AS_IS, *SIGHT_ARMS)}),
+            "",
+            True,
+        ),
+        (
+            "Thinking gain and sight gain",
+            "Accuracy as it is less the better of the two ways of taking the thought, or the picture, away; the bands "
+            "are 95 % intervals.",
+            _thinking(runs, {"thinking_gain": "thinking gain", "sight_gain": "sight gain"}, bands=True),
+            "share",
+            False,
+        ),
+        (
+            "Consistency and repetition",
+            "Share whose answer is their thought's own conclusion; mean share of repeated 4-grams.",
+            _thinking(runs, {"consistency": "consistent", "repeated_ngrams": "repeated"}),
+            "",
+            True,
+        ),
+    ]
+
+
+def _thinking(runs: Mapping[str, Metrics], names: Mapping[str, str], bands: bool = False) -> list[Line]:
+    """Measured points by name, of every run; with `bands`, from NAME_low to NAME_high."""
+    found = []
+    for label, metrics in runs.items():
+        for at, (key, name) in enumerate(names.items()):
+            points, low, high = (series(metrics, f"thinking/{key}{end}") for end in ("", "_low", "_high"))
+            if points:
+                title = name if len(runs) == 1 else f"{title_of(label)}: {name}"
+                found.append(Line(title, points, WIDE[at % len(WIDE)], "points", (low, high) if bands else None))
+    return found
 
 
 def _lines(runs: Mapping[str, Metrics], key: str, name: str = "{}", marked: bool = False) -> list[Line]:

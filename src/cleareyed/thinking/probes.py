@@ -20,6 +20,7 @@ from cleareyed.models.sample import sample
 from cleareyed.models.vlm import VLM, Completion, EncodedPrompt, SamplingParams
 from cleareyed.records.rows import AnswerRow
 from cleareyed.scoring.rules import well_formed
+from cleareyed.tasks.pictures import GREY
 from cleareyed.tasks.prompts import STYLES, PromptStyle, prompt_text
 from cleareyed.tasks.task import Sample, Task
 from cleareyed.thinking.gains import (
@@ -33,10 +34,8 @@ from cleareyed.thinking.gains import (
     OTHER_THOUGHT,
     RULE,
 )
-from cleareyed.thinking.items import CLOSE, OPEN, split
+from cleareyed.thinking.items import CLOSE, OPEN, CountTokens, split
 
-GREY = (128, 128, 128)
-"""A blank picture: this, in the size of the sample's own."""
 WITHOUT_REASONING = {
     "base": "no-reasoning",
     "instruct": "instruct-no-reasoning",
@@ -242,6 +241,11 @@ def opening(vlm: VLM, completion: Completion, opens: str) -> Opening | None:
     if stated and len(_text(vlm, shown[:after])) > stated.end():  # a token holds the tag's end and more
         after = last
     return Opening(shown[:first], shown[first:last], shown[last:after])
+
+
+def tokens_of(vlm: VLM) -> CountTokens:
+    """Counts the tokens of a text as the model has them."""
+    return lambda text: len(vlm.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 def partners(samples: Sequence[Sample], usable: Sequence[bool]) -> list[int | None]:

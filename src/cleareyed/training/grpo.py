@@ -20,6 +20,7 @@ from cleareyed.tasks.prompts import prompt_style
 from cleareyed.tasks.task import Task
 from cleareyed.training.loop import (
     Clock,
+    Probe,
     Validate,
     begin,
     descend,
@@ -53,6 +54,7 @@ def train_grpo(
     resume: bool = False,
     observer: Observer = silent,
     validate: Validate | None = None,
+    probe: Probe | None = None,
     sampler: Sampler | None = None,
 ) -> None:
     """Train `vlm` in place for `recipe.steps` steps and record everything in `run`.
@@ -72,7 +74,7 @@ def train_grpo(
     style = prompt_style(recipe.prompt)
     temperature = recipe.sampling.temperature
     reference, as_reference = reference_policy(recipe, vlm)
-    training = begin(recipe, vlm, run, resume=resume, observer=observer, validate=validate)
+    training = begin(recipe, vlm, run, resume=resume, observer=observer, validate=validate, probe=probe)
     steps = remaining_steps(training)
 
     with ThreadPoolExecutor(1, "aside") as aside:

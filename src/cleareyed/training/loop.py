@@ -27,6 +27,8 @@ from cleareyed.training.observe import Observer
 
 Validate = Callable[[VLM, int], Mapping[str, float]]
 """(vlm, step) to measured values; `accuracy` among them."""
+Probe = Callable[[VLM, int], Mapping[str, float]]
+"""(vlm, step) to what was measured of the thinking, a function of the weights alone."""
 UNUSABLE_LIMIT = 5
 """So many updates in a row without a finite loss and gradient end the run."""
 
@@ -119,6 +121,7 @@ class Training:
     run: RunFolder
     observer: Observer
     validate: Validate | None
+    probe: Probe | None
     optimizer: torch.optim.AdamW
     parameters: Sequence[nn.Parameter]
     """Those that are trained; frozen ones are not among them."""
@@ -135,14 +138,18 @@ def begin(
     resume: bool,
     observer: Observer,
     validate: Validate | None,
+    probe: Probe | None = None,
 ) -> Training:
     """Set up a run, or put an interrupted one back to its last checkpoint (to its start if it has none).
 
     `vlm` holds the start weights in both cases. Parameters with `requires_grad` False stay as they are.
 
     Raises:
-        InputError: nothing is left to train, `eval_every` without `validate`, TensorBoard missing, a bad checkpoint.
+        InputError: nothing is left to train, `eval_every` without `validate`, `thinking` without `probe`, TensorBoard
+            missing, a bad checkpoint.
     """
+    if recipe.thinking is not None and probe is None:
+        raise InputError("recipe: thinking is set, but there is nothing to probe with; hand in `probe`, or unset it")
     if recipe.eval_every and validate is None:
         raise InputError("recipe: eval_every is set, but validate_on is not; name the task to measure, or set 0")
     parameters = [parameter for parameter in vlm.model.parameters() if parameter.requires_grad]
@@ -154,6 +161,7 @@ def begin(
         run=run,
         observer=observer,
         validate=validate if recipe.eval_every else None,
+        probe=probe if recipe.thinking is not None else None,
         optimizer=adamw(parameters, recipe.optimizer),
         parameters=parameters,
     )
@@ -166,8 +174,8 @@ def begin(
         truncate_after(run, -1)
     if recipe.log_tensorboard:
         training.board = _open_board(run, training.state.step)
-    if training.state.step == 0 and training.validate is not None:
-        metrics = _validation(training, 0)
+    if training.state.step == 0 and not (training.validate is None and training.probe is None):
+        metrics = {**_validation(training, 0), **_probed(training, 0)}
         _keep_metrics(training, 0, metrics)
     return training
 
@@ -240,6 +248,8 @@ def end_step(training: Training, step: int, metrics: Mapping[str, float], *, sam
     values = {**metrics, "samples": training.state.samples, "tokens": training.state.tokens}
     if training.validate is not None and (step % recipe.eval_every == 0 or step == recipe.steps):
         values |= _validation(training, step)
+    if recipe.thinking is not None and (step % recipe.thinking.every == 0 or step == recipe.steps):
+        values |= _probed(training, step)
     _keep_metrics(training, step, values)
     if step % recipe.save_every == 0 or step == recipe.steps:
         training.observer.status("save", 0, 1)
@@ -266,6 +276,17 @@ def _validation(training: Training, step: int) -> dict[str, float]:
         training.state = replace(training.state, best_step=step, best_accuracy=values["accuracy"])
     measured = {f"validation/{name}": value for name, value in values.items()}
     return {**measured, "seconds/validation": time.perf_counter() - start}
+
+
+def _probed(training: Training, step: int) -> dict[str, float]:
+    """Measure the thinking."""
+    if training.probe is None:
+        return {}
+    start = time.perf_counter()
+    with torch.no_grad():
+        values = training.probe(training.vlm, step)
+    measured = {f"thinking/{name}": value for name, value in values.items()}
+    return {**measured, "seconds/thinking": time.perf_counter() - start}
 
 
 def _keep_metrics(training: Training, step: int, metrics: Mapping[str, float]) -> None:

@@ -15,6 +15,7 @@ from cleareyed.tasks.prompts import prompt_style, prompt_text
 from cleareyed.tasks.task import Task
 from cleareyed.training.loop import (
     Clock,
+    Probe,
     Validate,
     begin,
     check_length,
@@ -37,6 +38,7 @@ def train_sft(
     resume: bool = False,
     observer: Observer = silent,
     validate: Validate | None = None,
+    probe: Probe | None = None,
 ) -> None:
     """Train `vlm` in place for `recipe.steps` steps and record everything in `run`.
 
@@ -49,7 +51,7 @@ def train_sft(
             whatever images find wrong.
     """
     style = prompt_style(recipe.prompt)
-    training = begin(recipe, vlm, run, resume=resume, observer=observer, validate=validate)
+    training = begin(recipe, vlm, run, resume=resume, observer=observer, validate=validate, probe=probe)
 
     for step in remaining_steps(training):
         clock = Clock(vlm.device)

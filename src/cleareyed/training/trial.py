@@ -23,12 +23,13 @@ from cleareyed.errors import InputError
 from cleareyed.evaluation.evaluate import evaluate
 from cleareyed.models.load import load_vlm
 from cleareyed.models.vlm import VLM
-from cleareyed.recipe import EvalSpec, GrpoRecipe, SftRecipe
+from cleareyed.recipe import EvalSpec, GrpoRecipe, SftRecipe, probed
 from cleareyed.records.run import create_run, read_metrics
 from cleareyed.scoring.rewards import RewardFunction, load_rewards
 from cleareyed.tasks.catalog import load_task
 from cleareyed.tasks.prompts import prompt_style
 from cleareyed.tasks.task import Sample, Task
+from cleareyed.thinking.gains import ARMS
 from cleareyed.training.grpo import train_grpo
 from cleareyed.training.observe import Observer
 from cleareyed.training.sft import train_sft
@@ -156,6 +157,7 @@ def measure(request: Request, say: Status) -> Trial:
             "steps": max(recipe.steps, 3),
             "save_every": max(recipe.steps, 3) + 1,
             "eval_every": 0,
+            "thinking": None,
             "log_tensorboard": False,
         }
     )
@@ -210,6 +212,9 @@ def _measurements(recipe: TrainingRecipe) -> list[tuple[EvalSpec, int]]:
     found = [(spec, 2) for spec in recipe.measure]
     if recipe.validate_on is not None and recipe.eval_every:
         found.append((recipe.validate_on, 1 + math.ceil(recipe.steps / recipe.eval_every)))
+    if recipe.thinking is not None and (asked := probed(recipe)) is not None:
+        answers = len(ARMS) if recipe.thinking.counterfactual else 1
+        found.append((asked, answers * (1 + math.ceil(recipe.steps / recipe.thinking.every))))
     return found
 
 
