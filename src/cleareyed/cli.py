@@ -9,7 +9,7 @@ import typer
 from cleareyed.cli_build import build
 from cleareyed.cli_evaluate import data, diff, evaluate, score, serve
 from cleareyed.cli_shared import DataRoot, Name, Overrides, RecipePath, Resume, Runs, plain_errors, run_folder
-from cleareyed.cli_stages import conditions
+from cleareyed.cli_stages import conditions, stages
 from cleareyed.cli_timidity import plane, timidity
 
 app = typer.Typer(
@@ -84,6 +84,7 @@ app.command()(data)
 app.command()(serve)
 app.add_typer(build, name="build")
 app.command()(conditions)
+app.command()(stages)
 app.command()(timidity)
 app.command()(plane)
 

@@ -16,6 +16,81 @@ Concurrency = Annotated[int, typer.Option(min=1, help="Hosted models: requests i
 Timeout = Annotated[float, typer.Option(min=1, help="Hosted models: seconds for one attempt.")]
 
 
+def stages(
+    run: Annotated[Path, typer.Argument(help="A run folder of eval or conditions, or one of its kind by replay.")],
+    grader: Annotated[
+        str, typer.Option(help="Any model, as for `cleareyed eval`: grades what the model saw and understood.")
+    ],
+    model: Annotated[str | None, typer.Option(help="The model to ask again; the run's own if left out.")] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Disambiguated questions: JSON {id: {question, author}}, .jsonl or .csv; author: model, person."
+        ),
+    ] = None,
+    writer: Annotated[str | None, typer.Option(help="A model that writes the questions still missing.")] = None,
+    overrides: Annotated[
+        Path | None, typer.Option(help="Labels by people, .jsonl or .csv: id, step, label, person, reason.")
+    ] = None,
+    judge: Judge = "local",
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="Outcomes that count as refused: refusal if left out; capability, filtered, empty."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many refused items, the first.")] = None,
+    batch: Batch = 64,
+    concurrency: Concurrency = 100,
+    timeout: Timeout = 300.0,
+    base_url: Annotated[str | None, typer.Option(help="The model's server; the run's own if left out.")] = None,
+    grader_base_url: Annotated[str | None, typer.Option(help="The grader's server, and the writer's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder; under runs/ if left out.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on in OUT, or in the latest for this run.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Also write the table to this file.")] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Ask a model again about the items it refused: did it not see, not understand, or not want to?
+
+    \b
+    cleareyed stages runs/eval-mossbench-openai-NAME --grader openai:NAME --writer openai:NAME --data-root FOLDER
+    cleareyed stages RUN --grader openai:NAME --questions questions.jsonl
+    cleareyed stages RUN --grader openai:NAME --resume --overrides read-by-me.csv
+
+    MOSSBench's three stages. Probes: the model describes the image (graded against the data's description: right,
+    wrong, or the model refuses to say) and says what the user wants. Intervention: the question is put again behind
+    the description, then, if that is declined too, a question that cannot be misread. A refusal recovered by the
+    description counts as an error of perception, one recovered by the question as one of intent, the rest as the
+    decision. A grader's reply that cannot be read is asked for again, then counted as undecided.
+
+    OUT holds journal.jsonl (every answer and every reply), labels.jsonl (every label, and by whom), questions.jsonl
+    (with the kind of author), overrides.jsonl, stages.json and stages.png. The pictures are shown as the run showed
+    them. --resume asks only what is missing.
+    """
+    with plain_errors("the answers so far are kept; add --resume to the same command to go on"):
+        from cleareyed.stages_command import run_stages
+
+        code = run_stages(
+            run,
+            model=model,
+            grader=grader,
+            writer=writer,
+            base_url=base_url,
+            grader_base_url=grader_base_url,
+            questions=questions,
+            overrides=overrides,
+            judge_name=judge,
+            states=tuple(state or ("refusal",)),
+            limit=limit,
+            batch=batch,
+            concurrency=concurrency,
+            timeout=timeout,
+            folder=out or eval_folder(Path("runs"), run.name, grader, resume, "stages"),
+            resume=resume,
+            json_path=json,
+            data_root=data_root,
+        )
+    raise typer.Exit(code)
+
+
 def conditions(
     task: Annotated[str, typer.Argument(help="mossbench, timidity-mini, or your own .jsonl or .parquet.")],
     model: Annotated[str, typer.Option(help="As for `cleareyed eval`; replay cannot be asked anew.")],
