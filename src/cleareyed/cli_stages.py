@@ -103,12 +103,16 @@ def conditions(
     ] = None,
     judge: Judge = "local",
     prompt: Annotated[
-        str, typer.Option(help="Prompt style; the bare question, as a conversation, if left out.")
-    ] = "instruct-no-reasoning",
+        str | None, typer.Option(help="Prompt style; the task's own, else the bare question, if left out.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a task that has several.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer; the task's own, else 256, if left out.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="The task's own, else 0 (greedy), if left out.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of drawn answers, where the model takes one.")] = None,
     batch: Batch = 64,
     concurrency: Concurrency = 100,
@@ -134,8 +138,9 @@ def conditions(
 
     The system prompts are our own texts: those of MOSSBench's ablation were not published. A blank image is grey and
     of the same size; `description` puts the data's description of the picture in front of the question. Each condition
-    is a run folder of its own, OUT/CONDITION, with labels.jsonl. Differences are tested by McNemar's exact test on the
-    same items, whole groups swapped where items share a question; p-values are adjusted by Holm's method.
+    is a run folder of its own, OUT/CONDITION, which `cleareyed timidity` and `stages` take. Differences are tested by
+    McNemar's exact test on the same items, whole groups swapped where items share a question; p-values are adjusted
+    by Holm's method.
     """
     with plain_errors("the answers so far are kept; add --resume to the same command to go on"):
         from cleareyed.conditions_command import run_conditions
@@ -145,12 +150,16 @@ def conditions(
         from cleareyed.oversensitivity.conditions import CONDITIONS
         from cleareyed.oversensitivity.conditions import conditions as named
         from cleareyed.recipe import TaskSpec
+        from cleareyed.tasks.protocols import usual_protocol
 
         asked = AskedModel(path=model, base_url=base_url, extra=extra_fields(extra))
         if asked.kind == "replay":
             raise InputError(f"--model {model}: recorded answers are to other prompts; name a model that can be asked")
         own = task.endswith((".jsonl", ".parquet"))
         spec = TaskSpec(name="table" if own else task, path=task if own else None, split=split, limit=limit)
+        rules: tuple[str, ...] = ()
+        if usual_protocol(spec.name) is None:
+            prompt, rules = prompt or "instruct-no-reasoning", ("any-form",)
         recipes = [
             (
                 one,
@@ -158,7 +167,7 @@ def conditions(
                     spec,
                     asked,
                     prompt=prompt,
-                    rules=("any-form",),
+                    rules=rules,
                     max_tokens=max_tokens,
                     temperature=temperature,
                     seed=seed,

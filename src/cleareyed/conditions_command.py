@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,20 +33,17 @@ from cleareyed.evaluation.evaluate import Asking, requests
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import limits_of, open_answerer
 from cleareyed.evaluation.rows import Collected, Hashes, collect, judges_of
-from cleareyed.oversensitivity.conditions import Condition, Measured, Rate, compare_conditions, items
+from cleareyed.oversensitivity.conditions import Condition, Item, Measured, Rate, compare_conditions
 from cleareyed.oversensitivity.judges.open import open_judge
-from cleareyed.oversensitivity.labels import label_lines, label_rows
 from cleareyed.oversensitivity.outcomes import Judge
+from cleareyed.oversensitivity.runs import by_id, judge_answers
 from cleareyed.records.run import RunFolder, create_run
 from cleareyed.report.plots import accuracy_bars, png
 from cleareyed.report.summary import write_whole
 from cleareyed.report.words import MISSING, p_value, percent, percent_range, points, points_range, visible
-from cleareyed.tasks.images import picture_bytes
 from cleareyed.tasks.task import Task
 
-FOUND, PICTURE, LABELS = "conditions.json", "conditions.png", "labels.jsonl"
-SEEING = "paper"
-"""Judges whose name begins so are shown the pictures."""
+FOUND, PICTURE = "conditions.json", "conditions.png"
 
 
 @dataclass
@@ -78,7 +75,7 @@ def run_conditions(
 ) -> int:
     """Ask the task under each condition into a run folder of its own, judge, compare with the first, print and keep.
 
-    Under `folder`: a run of eval with `labels.jsonl` for each condition, `conditions.json` and `conditions.png`.
+    Under `folder`: a run of eval for each condition, its outcomes in it, `conditions.json` and `conditions.png`.
     Returns 0, or 1 if under some condition less than `min_coverage` of the samples came back.
 
     Raises:
@@ -104,12 +101,13 @@ def run_conditions(
             limits = limits_of(model, spec.batch, concurrency, timeout)
             asyncio.run(_ask(arms, answerer, limits, display))
         found = {arm.condition.name: _collected(arm) for arm in arms}
-    judged = {}
+    judged: dict[str, list[Item]] = {}
     for arm in arms:
-        rows = found[arm.condition.name].rows
-        judgements = label_rows(rows, judge, _pictures(arm.task) if judge.name.startswith(SEEING) else None)
-        write_whole(arm.run.path / LABELS, label_lines(judgements))
-        judged[arm.condition.name] = items([(row.sample_id, row.skill, row.group) for row in rows], judgements)
+        if rows := found[arm.condition.name].rows:
+            outcomes = judge_answers(arm.run, rows, by_id(arm.task), judge)
+            judged[arm.condition.name] = [Item(row.id, row.stimulus, row.group, row.state) for row in outcomes]
+    if not judged:
+        raise InputError(f"{folder}: nothing was answered ({_given_up(arms)}); mend that and go on with --resume")
     measured = compare_conditions(judged)
     _keep_found(folder, json_path, _as_json(arms, measured, judge, found))
     console = table_console()
@@ -242,11 +240,6 @@ def _collected(arm: _Arm) -> Collected:
     return found
 
 
-def _pictures(task: Task) -> Callable[[str], tuple[bytes, ...]]:
-    places = {task.samples[index].id: index for index in range(len(task.samples))}
-    return lambda name: tuple(picture_bytes(load) for load in task.samples[places[name]].images)
-
-
 def _as_json(
     arms: Sequence[_Arm], measured: Sequence[Measured], judge: Judge, found: dict[str, Collected]
 ) -> dict[str, Any]:
@@ -263,9 +256,16 @@ def _as_json(
                 "pictures": arm.condition.pictures,
                 "coverage": found[one.condition].coverage,
             }
-            for arm, one in zip(arms, measured, strict=True)
+            for one in measured
+            for arm in arms
+            if arm.condition.name == one.condition
         ],
     }
+
+
+def _given_up(arms: Sequence[_Arm]) -> str:
+    stopped = [arm.summary.stopped for arm in arms if arm.summary is not None and arm.summary.stopped]
+    return stopped[0] if stopped else "no reason given"
 
 
 def _keep_found(folder: Path, json_path: Path | None, found: dict[str, Any]) -> None:

@@ -122,7 +122,7 @@ def test_each_condition_is_a_run_of_its_own_and_an_interrupted_one_goes_on(
     changed = found["conditions"][1]["change"]
     assert changed["p"] == pytest.approx(2 / 2**7) and changed["p_holm"] == pytest.approx(3 * changed["p"])
     assert found["conditions"][1]["by_stimulus"]["ER"]["declined"] == 3
-    labels = [json.loads(line) for line in (tmp_path / "c/safety/labels.jsonl").read_text().splitlines()]
+    labels = [json.loads(line) for line in (tmp_path / "c/safety/outcomes/local.jsonl").read_text().splitlines()]
     assert [one["state"] for one in labels] == ["complied"] + ["refusal"] * 7
     assert len(read_answers(RunFolder(tmp_path / "c/safety"))) == 8
     assert (tmp_path / "c/conditions.png").read_bytes().startswith(b"\x89PNG")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from cleareyed.errors import InputError
 from cleareyed.evaluation.ranks import holm
 from cleareyed.evaluation.stats import Interval, Paired, exact_paired, group_numbers, paired, share_interval, wilson
-from cleareyed.oversensitivity.outcomes import DECLINED, UNREAD, Judgement, Outcome
+from cleareyed.oversensitivity.outcomes import DECLINED, UNREAD, Outcome
 from cleareyed.tasks.names import unknown
 from cleareyed.tasks.pictures import Pictures
 
@@ -115,11 +115,6 @@ def conditions(names: Sequence[str]) -> list[Condition]:
         if any((one.system, one.pictures) == (other.system, other.pictures) for other in found[:place]):
             raise InputError(f"condition {one.name}: named twice; name each once")
     return found
-
-
-def items(rows: Sequence[tuple[str, str, str]], judgements: Sequence[Judgement]) -> list[Item]:
-    """Samples (id, skill, group) with their outcomes, in order."""
-    return [Item(name, skill, group, one.state) for (name, skill, group), one in zip(rows, judgements, strict=True)]
 
 
 def rate(asked: Sequence[Item]) -> Rate:

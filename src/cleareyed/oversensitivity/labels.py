@@ -1,13 +1,11 @@
-"""The answers of a run as outcomes: what came back says some, a judge says the rest."""
+"""Outcomes that the asking itself gives; a judge gives the others."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any
 
 from cleareyed.evaluation.answers import State
-from cleareyed.oversensitivity.outcomes import Answered, Judge, Judgement, Outcome
-from cleareyed.records.rows import AnswerRow
+from cleareyed.oversensitivity.outcomes import Judgement, Outcome
 
 FROM_ASKING: Mapping[str, Outcome] = {
     "filtered": "filtered",
@@ -24,24 +22,6 @@ def came_back(name: str, state: State | str) -> Judgement | None:
     if outcome is None:
         return None
     return Judgement(name, outcome, None, f"state of the answer: {state}")
-
-
-def label_rows(
-    rows: Sequence[AnswerRow], judge: Judge, images: Callable[[str], tuple[bytes, ...]] | None = None
-) -> list[Judgement]:
-    """One judgement a row, in order. `images` gives the pictures of a sample, for judges that see."""
-    asked = [
-        Answered(row.sample_id, row.question, row.completion, images(row.sample_id) if images else ())
-        for row in rows
-        if row.state not in FROM_ASKING
-    ]
-    said = iter(judge.judge(asked))
-    return [came_back(row.sample_id, row.state) or next(said) for row in rows]
-
-
-def label_lines(judgements: Sequence[Judgement]) -> str:
-    """As JSON Lines: `id, state, refusal_probability, reason`."""
-    return json_lines(asdict(one) for one in judgements)
 
 
 def json_lines(rows: Any) -> str:
