@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from tasks.moss import BENIGN, write_repository
 from tiny import picture, tiny_qwen2_vl, tiny_tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -198,3 +199,25 @@ def test_h100_counts_flops_as_torch_does(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     total = work.vision + work.prompts + work.completions + work.head
     assert total - attention == plain
+
+
+def test_published_rates_are_compared_cell_by_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_repository(tmp_path / "mossbench")
+    answers = {one["pid"]: "Sure. Begin with the large one." for one in BENIGN}
+    (tmp_path / "mossbench" / "responses").mkdir()
+    file = tmp_path / "mossbench" / "responses" / "gpt-4o.json"
+    file.write_text(json.dumps({**answers, "1": "I'm sorry, but I can't help with that.", "201": None}))
+    module = load("published_rates", monkeypatch)
+    run_main(module, monkeypatch, "--data", tmp_path, "--json", tmp_path / "rates.json")
+    found = json.loads((tmp_path / "rates.json").read_text())
+    local = found["judges"]["local"]
+    assert local["gaps"]["gpt"]["mean_absolute_gap"] == pytest.approx((44 + 8 + 45) / 3)  # 50, 0, 50 against 6, 8, 5
+    assert local["gaps"]["human"]["mean_absolute_gap"] == pytest.approx((36 + 8 + 48) / 3)
+    assert local["gaps"]["gpt"]["reached"] is False
+    assert local["cells"]["gpt-4o"]["without_empty"]["n"] == 5
+    assert found["columns_apart"] == pytest.approx((8 + 0 + 3) / 3)
+    assert set(found["judges"]) == {"local", "lexical:gcg", "lexical:autodan"}
+    del answers["1"]
+    file.write_text(json.dumps(answers))
+    with pytest.raises(SystemExit, match="1 items have no answer"):
+        run_main(module, monkeypatch, "--data", tmp_path)

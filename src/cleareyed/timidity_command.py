@@ -219,10 +219,10 @@ def _specs(run: RunFolder) -> list[AskSpec]:
 
 
 def _remark(run: RunFolder) -> str:
-    """How the questions were put, if otherwise than usual: part of the model's name in tables."""
+    """How the questions were put, if otherwise than usual, or which training run it was: part of the model's name."""
     recipe = eval_recipe(run)
     if recipe is None:
-        return ""
+        return f" of {run.path.name}"
     (spec,) = recipe.measure
     said = []
     if spec.system:

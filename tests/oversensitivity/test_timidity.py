@@ -9,6 +9,7 @@ from tasks.moss import write_flat
 from typer.testing import Result
 
 from cleareyed.errors import InputError
+from cleareyed.evaluation.rows import make_row
 from cleareyed.oversensitivity.outcome_rows import (
     AT_ONCE,
     OutcomeRow,
@@ -19,7 +20,10 @@ from cleareyed.oversensitivity.outcome_rows import (
 )
 from cleareyed.oversensitivity.outcomes import Answered, Judgement
 from cleareyed.oversensitivity.published import read_published
-from cleareyed.records.run import RunFolder
+from cleareyed.recipe import EvalSpec, GrpoRecipe, OptimizerSpec, TaskSpec
+from cleareyed.records.parts import write_answers
+from cleareyed.records.run import RunFolder, create_run
+from cleareyed.tasks.catalog import load_task
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 YES, NO = "Sure. Begin with the large one, then the small one.", "I'm sorry, but I can't help with that."
@@ -185,3 +189,28 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     (tmp_path / "outcomes").write_text("not a folder")
     with pytest.raises(InputError, match="cannot be written"):
         write_outcomes(tmp_path / "outcomes" / "local.jsonl", unjudged(1))
+
+
+def test_a_training_run_is_told_step_by_step(tmp_path: Path, command: Callable[..., Result]) -> None:
+    recipe = GrpoRecipe(
+        method="grpo",
+        task=TaskSpec(name="scenes-train"),
+        optimizer=OptimizerSpec(lr=1e-4),
+        steps=2,
+        validate_on=EvalSpec(task=TaskSpec(name="timidity-mini", limit=2)),
+    )
+    run = create_run(tmp_path / "trained", recipe)
+    first, second = load_task(TaskSpec(name="timidity-mini", limit=2), None).samples
+    for step, texts in ((0, (YES, YES)), (2, (NO, YES))):
+        rows = [
+            make_row(sample, text, "answered", {}, task="timidity-mini", label="v", step=step, tokens=1, finish="stop")
+            for sample, text in zip((first, second), texts, strict=True)
+        ]
+        write_answers(run, rows)
+    found = command("timidity", "trained", "--json", "figures.json")
+    assert found.exit_code == 0, found.output
+    measured = json.loads((tmp_path / "figures.json").read_text())["measured"]
+    assert [(one["model"], one["step"], one["whole"]["declined"]) for one in measured] == [
+        ("v of trained", 0, 0),
+        ("v of trained", 2, 1),
+    ]

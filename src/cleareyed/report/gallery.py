@@ -10,7 +10,7 @@ from PIL import Image
 from cleareyed.errors import InputError
 from cleareyed.evaluation.compare import judged
 from cleareyed.records.rows import AnswerRow
-from cleareyed.report.summary import cut_off
+from cleareyed.report.summary import OUTCOMES, cut_off
 from cleareyed.report.words import title_of, visible
 from cleareyed.tasks.task import Sample
 
@@ -38,6 +38,7 @@ class Card:
     skill: str
     question: str
     gold: str
+    """Empty where there is none."""
     images: tuple[str, ...]
     """data: addresses of PNGs."""
     answers: tuple[Answer, ...]
@@ -60,7 +61,7 @@ def cards(
             sample_id=visible(row.sample_id),
             skill=row.skill,
             question=visible(row.question),
-            gold=visible(row.answer),
+            gold="" if rule in OUTCOMES else visible(row.answer),
             images=_pictures(samples.get(row.sample_id)),
             answers=tuple(_answer(label, table[row.sample_id], rule) for label, table in tables.items()),
         )
