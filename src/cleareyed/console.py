@@ -150,6 +150,11 @@ def table_console() -> Console:
     return console if console.is_terminal else Console(width=120)
 
 
+def say(text: str) -> None:
+    """A line on the terminal, whatever is in it."""
+    Console(highlight=False).print(text, markup=False, soft_wrap=True)
+
+
 def sparkline(values: list[float], width: int) -> str:
     """The whole history in at most `width` characters, each the mean of its stretch, from lowest to highest."""
     count = min(width, len(values))

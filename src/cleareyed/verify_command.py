@@ -9,8 +9,7 @@ from tempfile import TemporaryDirectory
 from rich.table import Table
 from rich.text import Text
 
-from cleareyed.build_command import SHOWN, say
-from cleareyed.console import table_console
+from cleareyed.console import say, table_console
 from cleareyed.errors import InputError
 from cleareyed.oversensitivity.build.agreement import Agreement
 from cleareyed.oversensitivity.build.answers import ANSWERS, ASKED, QUESTIONS, Asked, Label, Ruling
@@ -21,6 +20,8 @@ from cleareyed.oversensitivity.build.reviews import Reviews, now
 from cleareyed.oversensitivity.build.verdicts import STATUSES, Report, Thresholds, report
 from cleareyed.report.words import percent, visible
 
+SHOWN = 10
+"""Names and reasons that are printed one by one."""
 SKIP, BACK, STOP = "s", "b", "q"
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from cleareyed.errors import InputError
 from cleareyed.oversensitivity.build.answers import ANSWERS, ASKED, BLANK, QUESTIONS, Asked, Label
-from cleareyed.oversensitivity.build.items import read_text, write_whole
+from cleareyed.oversensitivity.build.items import read_text, write_rows, write_whole
 from cleareyed.oversensitivity.build.reviews import Reviews
 
 COLUMNS = ("entry", "image", "question", "reviewer")
@@ -65,7 +65,7 @@ def export_tasks(reviews: Reviews, to: Path, names: Sequence[str], image_prefix:
     for entry in shown.values():
         (images / f"{entry.entry}{entry.suffix}").write_bytes(reviews.picture(entry.entry))
     write_whole(to / "tasks.csv", _as_csv(COLUMNS, rows))
-    write_whole(to / "tasks.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_rows(to / "tasks.jsonl", rows)
     write_whole(to / "label-studio.xml", label_studio_config())
     write_whole(to / "mturk.html", mturk_template())
     return len(rows)
@@ -78,8 +78,10 @@ def export_labels(labels: Sequence[Label], path: Path) -> None:
         {name: getattr(label, name) or "" for name in LABEL_COLUMNS} | {"harmless": words[label.harmless]}
         for label in labels
     ]
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_whole(path, lines if path.suffix == ".jsonl" else _as_csv(LABEL_COLUMNS, rows))
+    if path.suffix == ".jsonl":
+        write_rows(path, rows)
+    else:
+        write_whole(path, _as_csv(LABEL_COLUMNS, rows))
 
 
 def read_labels(path: Path) -> list[Row]:

@@ -22,6 +22,7 @@ Stimulus = Literal["ER", "NH", "CI"]
 Model = TypeVar("Model", bound=BaseModel)
 Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"\S")]
 Number = Annotated[float, Field(ge=-1000, le=1000)]
+LARGEST_TEXT = 60.0
 Point = tuple[Number, Number]
 
 
@@ -29,7 +30,7 @@ class Put(Strict):
     """One thing in a picture: a sprite or a text. Places are in hundredths of 1.2 picture widths: 120 x 90."""
 
     sprite: str | None = None
-    text: Text | None = None
+    text: Annotated[str, Field(min_length=1, max_length=120)] | None = None
     """Drawn in DejaVu Sans Bold, centred; lines end where it has line breaks."""
     at: Point
     """Its middle."""
@@ -45,6 +46,8 @@ class Put(Strict):
     def _one_of_both(self) -> "Put":
         if (self.sprite is None) == (self.text is None):
             raise ValueError("name either a sprite or a text")
+        if self.text is not None and self.size > LARGEST_TEXT:
+            raise ValueError(f"a text's size is {LARGEST_TEXT:.0f} at most")
         return self
 
 
@@ -52,7 +55,7 @@ class Plan(Strict):
     """A picture: a ground and what is put on it, from back to front."""
 
     ground: str
-    put: tuple[Put, ...] = ()
+    put: Annotated[tuple[Put, ...], Field(max_length=60)] = ()
 
 
 class Item(Strict):
@@ -118,6 +121,11 @@ def write_items(path: Path, items: Sequence[Item]) -> None:
     """One JSON object a line; fields that are as by default are left out."""
     lines = (item.model_dump_json(exclude_defaults=True) for item in items)
     write_whole(path, "".join(f"{line}\n" for line in lines))
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """One JSON object a line."""
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def checked(kind: type[Model], row: Any, where: str) -> Model:
