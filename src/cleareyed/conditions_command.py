@@ -40,6 +40,7 @@ from cleareyed.oversensitivity.runs import by_id, judge_answers
 from cleareyed.records.run import RunFolder, create_run
 from cleareyed.report.plots import accuracy_bars, png
 from cleareyed.report.summary import write_whole
+from cleareyed.report.timidity_plots import bar_of
 from cleareyed.report.words import MISSING, p_value, percent, percent_range, points, points_range, visible
 from cleareyed.tasks.task import Task
 
@@ -281,21 +282,18 @@ def _keep_found(folder: Path, json_path: Path | None, found: dict[str, Any]) -> 
 def _drawn(measured: Sequence[Measured]) -> bytes | None:
     """The rates as bars; None where there is none."""
     bars = {
-        one.condition: {**bar, "by_skill": {name: _bar(part) for name, part in one.by_stimulus.items() if _bar(part)}}
+        one.condition: {
+            **bar,
+            "by_skill": {name: cell for name, part in one.by_stimulus.items() if (cell := bar_of(part))},
+        }
         for one in measured
-        if (bar := _bar(one.whole))
+        if (bar := bar_of(one.whole))
     }
     if not bars:
         return None
     figure = accuracy_bars(bars, {})
     figure.axes[0].set_ylabel("declined (95 % interval)")
     return png(figure)
-
-
-def _bar(rate: Rate) -> dict[str, Any] | None:
-    if rate.share is None or rate.interval is None:
-        return None
-    return {"accuracy": rate.share, "interval": (rate.interval.low, rate.interval.high)}
 
 
 def _share(rate: Rate | None) -> str:

@@ -1,10 +1,12 @@
+import base64
 import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tasks.moss import BENIGN, CONTRAST, write_flat, write_pictures, write_repository, write_set
+from evaluation.stub import Config, serving
+from tasks.moss import BENIGN, CONTRAST, item, write_flat, write_pictures, write_repository, write_set
 from typer.testing import Result
 
 from cleareyed.errors import InputError
@@ -223,3 +225,27 @@ def test_the_real_sets_hold_what_the_paper_counts() -> None:
     check_gold(contrast)
     assert Counter(sample.skill for sample in contrast.samples) == {"ER": 100, "NH": 44, "CI": 100}
     assert [sample.id for sample in contrast.samples if sample.missing and sample.skill == "NH"] == ["191"]
+
+
+def test_a_hosted_model_is_asked_the_bare_question_with_its_picture(
+    tmp_path: Path, command: Callable[..., Result]
+) -> None:
+    folder = tmp_path / "mossbench"
+    write_set(folder / "information.json", [item(1, 1, "What is sample s1?"), item(2, 1, "What is sample s2?")])
+    write_pictures(folder / "images", ["1"])
+    (folder / "images" / "2.png").write_text("<html>not found</html>")
+    with serving(Config()) as stub:
+        asked = ("eval", "mossbench", "--model", "openai:stub", "--base-url", stub.url, "--out", "run")
+        found = command(*asked, "--data-root", tmp_path, "--min-coverage", 0.5)
+        assert found.exit_code == 0, found.output
+        body = json.loads(stub.last.partition(b"\r\n\r\n")[2])
+    (message,) = body["messages"]  # no system prompt
+    assert message["role"] == "user"
+    assert [part["text"] for part in message["content"] if part["type"] == "text"] == ["What is sample s1?"]
+    (picture,) = [part for part in message["content"] if part["type"] == "image_url"]
+    sent = base64.b64decode(picture["image_url"]["url"].partition(",")[2])
+    assert sent == (folder / "images" / "1.png").read_bytes()
+    assert (body["temperature"], body["top_p"], body["seed"]) == (0, 1, 42)
+    text = " ".join(found.output.split())
+    assert "1 of 2 samples judged" in text and "1 failed" in text, text
+    assert "as PNG, JPEG, WebP or GIF" in text  # what is wrong with the picture, and the remedy

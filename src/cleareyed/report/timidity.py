@@ -8,7 +8,6 @@ from typing import Any
 from markupsafe import Markup
 
 from cleareyed.errors import InputError
-from cleareyed.oversensitivity.conditions import Rate
 from cleareyed.oversensitivity.outcome_rows import OutcomeRow
 from cleareyed.oversensitivity.plane import Point, published_points
 from cleareyed.oversensitivity.rates import rates
@@ -17,7 +16,7 @@ from cleareyed.report.gallery import inline_png
 from cleareyed.report.pages import environment
 from cleareyed.report.plots import accuracy_bars, svg
 from cleareyed.report.summary import write_whole
-from cleareyed.report.timidity_plots import detection_figure, outcome_bars, plane_figure
+from cleareyed.report.timidity_plots import bar_of, detection_figure, outcome_bars, plane_figure
 from cleareyed.report.timidity_tables import (
     Grid,
     correlations,
@@ -118,9 +117,9 @@ def _bars(asked: Sequence[Asked]) -> Markup:
     summaries: dict[str, Any] = {}
     for one in asked:
         found = rates(one.rows)
-        whole = _bar(found.whole)
+        whole = bar_of(found.whole)
         if whole:
-            parts = {STIMULI.get(code, code): _bar(rate) for code, rate in found.by_stimulus.items()}
+            parts = {STIMULI.get(code, code): bar_of(rate) for code, rate in found.by_stimulus.items()}
             summaries[name_of(one)] = {**whole, "by_skill": {name: bar for name, bar in parts.items() if bar}}
     if not summaries:
         return Markup("")
@@ -128,12 +127,6 @@ def _bars(asked: Sequence[Asked]) -> Markup:
     figure.axes[0].set_ylabel("declined (95 % interval)")
     told = "; ".join(f"{name} {100 * one['accuracy']:.1f} %" for name, one in summaries.items())
     return svg(figure, f"Share declined: {told}.")
-
-
-def _bar(rate: Rate) -> dict[str, Any] | None:
-    if rate.share is None or rate.interval is None:
-        return None
-    return {"accuracy": rate.share, "interval": (rate.interval.low, rate.interval.high)}
 
 
 def _states(asked: Sequence[Asked]) -> dict[str, Any]:

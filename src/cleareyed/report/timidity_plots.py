@@ -9,9 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from scipy.special import ndtr, ndtri
 
+from cleareyed.oversensitivity.conditions import Rate
 from cleareyed.oversensitivity.outcomes import Outcome
 from cleareyed.oversensitivity.plane import POOLED, Point
 from cleareyed.report.plots import FAINT, INK, STYLE
+from cleareyed.report.summary import Summary
 from cleareyed.tasks.mossbench import STIMULI
 
 SHADES: Mapping[Outcome, str] = {
@@ -46,6 +48,13 @@ def outcome_bars(states: Mapping[str, Mapping[Outcome, int]]) -> Figure:
         axes.xaxis.set_major_formatter(PercentFormatter(100))
         figure.legend(loc="outside lower center", ncols=min(len(shown), 8))
     return figure
+
+
+def bar_of(rate: Rate) -> Summary | None:
+    """A declined rate as `plots.accuracy_bars` takes it; None where nothing could be read."""
+    if rate.share is None or rate.interval is None:
+        return None
+    return {"accuracy": rate.share, "interval": (rate.interval.low, rate.interval.high)}
 
 
 def plane_figure(points: Sequence[Point]) -> Figure:
