@@ -261,7 +261,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="bf16", help="bf16: autocast over fp32 weights")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--micro-prompts", type=int, help="prompts whose graphs are held at a time (default all)")
-    parser.add_argument("--micro-tokens", type=int, help="most completion tokens in a forward (default the recipe's)")
+    parser.add_argument("--micro-tokens", type=int, default=16384, help="most completion tokens in a forward")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="dense bf16 (default 989, an H100 SXM)")
     parser.add_argument("--peak-tbps", type=float, default=3.35, help="memory, 10**12 bytes a second (default 3.35)")

@@ -156,8 +156,9 @@ class GrpoRecipe(RunSpec):
     micro_prompts: Positive | None = None
     """Prompts whose graphs are held at a time. All of a step's if left out, which also spares running them again
     for the update after the rollouts."""
-    micro_tokens: Positive = 16384
-    """Most completion tokens per forward and backward, unless one completion alone has more."""
+    micro_tokens: Positive = 2048
+    """Most completion tokens per forward and backward, unless one completion alone has more. The default is what a
+    CPU's caches hold of a small model; a GPU wants more."""
     sampling: SamplingSpec = SamplingSpec()
     rewards: tuple[RewardSpec, ...] = (RewardSpec(function="accuracy"), RewardSpec(function="format"))
     loss: LossSpec = LossSpec()

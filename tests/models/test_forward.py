@@ -5,7 +5,7 @@ import torch
 from tiny import picture, tiny_qwen2_5_vl, tiny_qwen2_vl
 
 from cleareyed.errors import InputError
-from cleareyed.models import forward
+from cleareyed.models import forward, layers
 from cleareyed.models.encode import encode
 from cleareyed.models.forward import (
     checkpoint_blocks,
@@ -162,17 +162,18 @@ def test_image_tokens_without_an_image_are_an_error():
         run_prefix(vlm, [prompts[0], broken])
 
 
-def test_checkpointing_runs_blocks_again_and_leaves_the_model_as_it_was():
+def test_checkpointing_runs_blocks_again_and_leaves_the_model_as_it_was(monkeypatch):
     vlm = tiny_qwen2_vl()
     checkpoint_blocks(vlm.model)
     prompts, rows, ids, mask, _ = batch(vlm)
     runs = []
-    for block in (vlm.model.model.visual.blocks[0], vlm.model.model.language_model.layers[0]):
-        block.mlp.register_forward_pre_hook(lambda module, *_: runs.append(module))
+    vlm.model.model.visual.blocks[0].mlp.register_forward_pre_hook(lambda *_: runs.append("vision"))
+    run_layer = layers._layer
+    monkeypatch.setattr(layers, "_layer", lambda *given: runs.append("language") or run_layer(*given))
     logprobs, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
-    assert len(runs) == 3  # vision, prompts, completions
+    assert runs == ["vision", *["language"] * 4]  # two layers, of prompts and of completions
     logprobs.sum().backward()
-    assert len(runs) == 6
+    assert runs.count("vision") == 2 and runs.count("language") == 8
     assert not any("forward" in vars(module) for module in vlm.model.modules())
     assert vlm.model.model.language_model.layers[0].gradient_checkpointing
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cleareyed.models.forward import Prefix
+from cleareyed.models.layers import pairs
 from cleareyed.models.vlm import VLM
 
 BLOCK = 16
@@ -119,11 +120,6 @@ def _layer_weights(layer: Any, dtype: torch.dtype) -> LayerWeights:
     )
 
 
-def pairs(size: int) -> Tensor:
-    """The order that puts entry i of a head beside entry i + d/2, the two that are turned by one angle: (d,) int64."""
-    return torch.arange(size).view(2, -1).T.flatten()
-
-
 class Decoder:
     """The completions that are still being written, `group` for each of B prompts, and what their next step needs.
 
@@ -141,8 +137,7 @@ class Decoder:
         self.prompt = self.live // group  # (n,)
         self.slots = self.live  # (n,) each row's place in the grid, counted through
         # By layer (B * Hkv, P, d), float32, read by every step.
-        order = pairs(weights.head_size).to(device)
-        self.keys = [keys.detach().float().flatten(0, 1).index_select(2, order) for keys in prefix.keys]
+        self.keys = [keys.detach().float().flatten(0, 1).contiguous() for keys in prefix.keys]
         self.values = [values.detach().float().flatten(0, 1).contiguous() for values in prefix.values]
         self.padding: Tensor | None = None  # (B * Hkv, 1, P): -inf on padding; None where there is none
         if not bool(prefix.mask.all()):

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cleareyed.errors import InputError
-from cleareyed.models.attention import Behind, lay_out
+from cleareyed.models.attention import attend, attend_behind, lay_out
+from cleareyed.models.layers import run_layers
 from cleareyed.models.vlm import VLM, EncodedPrompt
 
 CHUNK_FLOATS = 2**25
@@ -47,27 +47,6 @@ class Prefix:
         return self.states[rows, self.mask.sum(1) - 1]
 
 
-class ContinuedCache(Cache):
-    """A key-value cache that never changes its past, so that layers may be run again by gradient checkpointing."""
-
-    def __init__(self, past: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
-        super().__init__(layer_class_to_replicate=DynamicLayer)
-        self.past = past
-        self.new: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        self.new[layer_idx] = (key_states, value_states)
-        if not self.past:
-            return key_states, value_states
-        keys, values = self.past[layer_idx]
-        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.past[0][0].shape[2] if self.past else 0
-
-
 def precision(vlm: VLM) -> torch.autocast:
     """bf16 autocast where the model asks for it."""
     return torch.autocast(vlm.device.type, torch.bfloat16, enabled=vlm.autocast)
@@ -91,7 +70,7 @@ def run_prefix(vlm: VLM, prompts: Sequence[EncodedPrompt], features: Features | 
         ids[row, :size], positions[:, row, :size], mask[row, :size] = prompt.ids, prompt.positions, True
     ids, positions, mask = ids.to(device), positions.to(device), mask.to(device)
 
-    with precision(vlm), _checkpointed(vlm):
+    with precision(vlm):
         embeds = vlm.model.get_input_embeddings()(ids)  # (B, P, D)
         if features is None:
             features = image_features(vlm, prompts)
@@ -100,13 +79,11 @@ def run_prefix(vlm: VLM, prompts: Sequence[EncodedPrompt], features: Features | 
             seen = torch.cat([features[id(prompt.pixels)] for prompt in prompts if prompt.pixels is not None])
             places = ((ids == vlm.image_token_id) & mask)[..., None]  # (B, P, 1)
             embeds = embeds.masked_scatter(places, seen.to(embeds.dtype))
-        cache = ContinuedCache()
         # Padding is on the right: causality alone hides it from every real token.
-        states = language(vlm, embeds, positions, cache)
-    layers = [cache.new[layer] for layer in range(len(cache.new))]
+        states, keys, values = run_layers(vlm.model.model.language_model, embeds, positions, attend)
     return Prefix(
-        keys=tuple(keys for keys, _ in layers),
-        values=tuple(values for _, values in layers),
+        keys=keys,
+        values=values,
         states=states,
         ids=ids,
         mask=mask,
@@ -122,19 +99,18 @@ def extend_prefix(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, mask: Ten
     valid id; mask (N, T) bool: not padding. What is sampled from the result continues those tokens as if they had
     been drawn. Without a graph.
     """
-    cache = ContinuedCache(_past(prefix, rows))
-    states = torch.cat([prefix.states[rows], _run_behind(vlm, prefix, rows, ids, cache)], dim=1)  # (N, P + T, D)
+    own, new_keys, new_values = _run_behind(vlm, prefix, rows, ids)
+    states = torch.cat([prefix.states[rows], own], dim=1)  # (N, P + T, D)
     held = torch.cat([prefix.mask[rows], mask], dim=1)  # (N, P + T)
     # The padding between a prompt and its tokens goes to the end.
     order = (~held).byte().argsort(dim=1, stable=True)[:, : int(held.sum(1).max())]  # (N, L)
 
     def taken(past: Tensor, new: Tensor) -> Tensor:
-        return torch.cat([past, new], dim=2).take_along_dim(order[:, None, :, None], dim=2)
+        return torch.cat([past.index_select(0, rows), new], dim=2).take_along_dim(order[:, None, :, None], dim=2)
 
-    layers = [(past, cache.new[layer]) for layer, past in enumerate(cache.past)]
     return Prefix(
-        keys=tuple(taken(past[0], new[0]) for past, new in layers),
-        values=tuple(taken(past[1], new[1]) for past, new in layers),
+        keys=tuple(map(taken, prefix.keys, new_keys)),
+        values=tuple(map(taken, prefix.values, new_values)),
         states=states.take_along_dim(order[..., None], dim=1),
         ids=torch.cat([prefix.ids[rows], ids], dim=1).take_along_dim(order, dim=1),
         mask=held.take_along_dim(order, dim=1),
@@ -208,26 +184,24 @@ def _packed_states(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, fed: Ten
         keys, values = (tuple(part.index_select(0, used) for part in parts) for parts in (keys, values))
     behind = lay_out(keys, values, prefix.mask[used], places, fed.sum(1))
     positions = (prefix.next_positions[rows, None] + torch.arange(fed.shape[1], device=ids.device))[fed]  # (M,)
-    with precision(vlm), _checkpointed(vlm):
+    with precision(vlm):
         embeds = vlm.model.get_input_embeddings()(ids[fed])[None]  # (1, M, D)
-        return language(vlm, embeds, positions.expand(3, 1, -1), None, behind=behind)[0]
+        attention = partial(attend_behind, behind)
+        return run_layers(vlm.model.model.language_model, embeds, positions.expand(3, 1, -1), attention)[0][0]
 
 
 def _padded_states(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, fed: Tensor) -> Tensor:
     """The same with a row for each completion and a copy of its prompt's keys and values."""
-    return _run_behind(vlm, prefix, rows, ids, ContinuedCache(_past(prefix, rows)))[fed]
+    return _run_behind(vlm, prefix, rows, ids)[0][fed]
 
 
-def _past(prefix: Prefix, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values (N, key-value heads, P, head size) of the prompts `rows` (N,), by layer."""
-    return [
-        (keys.index_select(0, rows), values.index_select(0, rows))
-        for keys, values in zip(prefix.keys, prefix.values, strict=True)
-    ]
+def _run_behind(
+    vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """States (N, T, D) after each of `ids` (N, T), padded on the right, behind the prompts `rows` (N,).
 
-
-def _run_behind(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, cache: ContinuedCache) -> Tensor:
-    """States (N, T, D) after each of `ids` (N, T), padded on the right, behind the prompts in `cache`."""
+    By layer their keys and values (N, key-value heads, T, head size) as well.
+    """
     count, length = ids.shape
     steps = torch.arange(length, device=ids.device)
     positions = (prefix.next_positions[rows, None] + steps).expand(3, count, length)
@@ -238,9 +212,15 @@ def _run_behind(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, cache: Cont
         ],
         dim=2,
     )[:, None]  # (N, 1, T, P + T)
-    with precision(vlm), _checkpointed(vlm):
+
+    def attention(module: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        before = (part[module.layer_idx].index_select(0, rows) for part in (prefix.keys, prefix.values))
+        key, value = (torch.cat([old, new], dim=2) for old, new in zip(before, (key, value), strict=True))
+        return attend(module, query, key, value, seen)
+
+    with precision(vlm):
         embeds = vlm.model.get_input_embeddings()(ids)
-        return language(vlm, embeds, positions, cache, seen)
+        return run_layers(vlm.model.model.language_model, embeds, positions, attention)
 
 
 def prompt_logprobs(vlm: VLM, prefix: Prefix, chunk_floats: int = CHUNK_FLOATS) -> tuple[Tensor, Tensor]:
@@ -280,29 +260,6 @@ def next_logprobs(vlm: VLM, states: Tensor, temperature: float) -> Tensor:
     with precision(vlm):
         logits = head(states)
     return _log_softmax(vlm, logits, temperature)
-
-
-def language(
-    vlm: VLM,
-    embeds: Tensor,
-    positions: Tensor,
-    cache: Cache | None,
-    mask: Tensor | None = None,
-    behind: Behind | None = None,
-) -> Tensor:
-    """One run of the language model: embeds (N, T, D), positions (3, N, T) -> states (N, T, D).
-
-    mask (N, 1, T, S) bool says what each token sees; without it, or `behind`, what came before it in its row.
-    """
-    states: Tensor = vlm.model.model.language_model(
-        inputs_embeds=embeds,
-        position_ids=positions,
-        attention_mask={"full_attention": mask},
-        past_key_values=cache,
-        use_cache=cache is not None,
-        behind=behind,
-    ).last_hidden_state
-    return states
 
 
 def image_features(vlm: VLM, prompts: Sequence[EncodedPrompt]) -> Features:
@@ -393,10 +350,11 @@ def checkpoint_blocks(model: nn.Module) -> None:
 
 @contextmanager
 def _checkpointed(vlm: VLM) -> Iterator[None]:
-    """Run the blocks that ask for it under checkpointing. A block that is run again sees the same, unchanged past."""
+    """Run the vision tower's blocks that ask for it under checkpointing."""
+    model: Any = vlm.model
     blocks = [
         module
-        for module in (vlm.model.modules() if torch.is_grad_enabled() else ())
+        for module in (model.model.visual.modules() if torch.is_grad_enabled() else ())
         if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
     ]
     for block in blocks:

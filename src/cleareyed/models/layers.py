@@ -1,0 +1,137 @@
+"""The language model's layers over the model's own weights, with fewer passes over memory than the library's.
+
+Qwen2-VL and Qwen2.5-VL share them (arXiv 2407.10671, section 2.2). On a CPU what stands between the matrix products
+takes as long as these do. So projections that read the same states are one product, with the scale of the norm before
+them inside it; residuals are added by the product that makes them; norms, gates and the choice of a token have
+backwards of their own, which keep little and make few passes; and the two entries of a head that turn by one angle
+(M-RoPE, arXiv 2409.12191, section 2.1) stand side by side, as one complex number: attention does not mind the order.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+Attention = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
+"""(attention module, queries (N, Hq, T, d), keys and values (N, Hkv, T, d)) to (N, T, Hq, d)."""
+
+
+def pairs(size: int) -> Tensor:
+    """The order that puts entry i of a head beside entry i + d/2, the two that are turned by one angle: (d,) int64."""
+    return torch.arange(size).view(2, -1).T.flatten()
+
+
+def run_layers(
+    language: Any, embeds: Tensor, positions: Tensor, attention: Attention
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """embeds (N, T, D), positions (3, N, T) -> states (N, T, D) after the last norm; by layer keys and values.
+
+    Keys (N, Hkv, T, d) are rotated, the entries of each in the order of `pairs`.
+    """
+    x = embeds.float()  # the residual stream
+    cos, sin = language.rotary_emb(x, positions)  # (N, T, d) each, the second half as the first
+    half = cos.shape[-1] // 2
+    angles = torch.complex(cos[..., :half], sin[..., :half])[:, :, None]  # (N, T, 1, d / 2)
+    keys, values = [], []
+    for layer in language.layers:
+        if layer.gradient_checkpointing and torch.is_grad_enabled():
+            x, key, value = checkpoint(_layer, layer, x, angles, attention, use_reentrant=False)
+        else:
+            x, key, value = _layer(layer, x, angles, attention)
+        keys.append(key)
+        values.append(value)
+    return language.norm(x), tuple(keys), tuple(values)
+
+
+def _layer(layer: Any, x: Tensor, angles: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
+    """One layer: x (N, T, D) -> x, keys and values (N, Hkv, T, d)."""
+    own, mlp = layer.self_attn, layer.mlp
+    size = own.head_dim
+    queries, shared = own.config.num_attention_heads, own.config.num_key_value_heads
+    order = torch.arange((queries + 2 * shared) * size, device=x.device).view(-1, size)
+    order[: queries + shared] = order[: queries + shared, pairs(size).to(x.device)]
+    heads = _projected(x, layer.input_layernorm, (own.q_proj, own.k_proj, own.v_proj), order.flatten())
+    turning, value = heads.unflatten(-1, (-1, size)).split([queries + shared, shared], dim=2)
+    turned = torch.view_as_real(torch.view_as_complex(turning.float().unflatten(-1, (-1, 2))) * angles).flatten(3)
+    query, key = turned.to(heads.dtype).split([queries, shared], dim=2)  # (N, T, Hq, d), (N, T, Hkv, d)
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    x = _added(x, attention(own, query, key, value).flatten(2), own.o_proj)
+    gate_up = _projected(x, layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj), None)  # (N, T, 2 I)
+    if mlp.config.hidden_act == "silu":
+        gated: Tensor = _Gated.apply(gate_up)  # type: ignore[no-untyped-call]
+    else:
+        gate, up = gate_up.chunk(2, dim=-1)
+        gated = mlp.act_fn(gate) * up
+    return _added(x, gated, mlp.down_proj), key, value
+
+
+def _projected(x: Tensor, norm: Any, linears: Sequence[Any], order: Tensor | None) -> Tensor:
+    """x (N, T, D), normed, through linear layers: their outputs side by side, in `order` if given."""
+    h = _normed(x, norm)
+    if not all(map(_plain, linears)):  # some hold adapters
+        h = h * norm.weight
+        out = torch.cat([linear(h) for linear in linears], dim=-1)
+        return out if order is None else out.index_select(-1, order)
+    weight = torch.cat([linear.weight for linear in linears]) * norm.weight
+    bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
+    if order is not None:
+        weight, bias = weight[order], None if bias is None else bias[order]
+    return F.linear(h, weight, bias)
+
+
+def _added(x: Tensor, h: Tensor, linear: Any) -> Tensor:
+    """x (N, T, D) + linear(h)."""
+    if not _plain(linear) or linear.bias is not None or torch.is_autocast_enabled(x.device.type):
+        result: Tensor = x + linear(h)
+        return result
+    return torch.addmm(x.flatten(0, 1), h.flatten(0, 1), linear.weight.t()).view(x.shape)
+
+
+def _plain(linear: Any) -> bool:
+    return type(linear) is nn.Linear
+
+
+def _normed(x: Tensor, norm: Any) -> Tensor:
+    """x / rms(x), without the norm's scale."""
+    result: Tensor = _Normed.apply(x, norm.variance_epsilon)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Normed(torch.autograd.Function):
+    """x (..., D) float32 -> x r with r = 1 / sqrt(mean(x^2) + eps)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        result: Tensor = x * scale
+        ctx.save_for_backward(result, scale)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        result, scale = ctx.saved_tensors
+        share = (grads[0] * result).sum(dim=-1, keepdim=True).div_(-result.shape[-1])
+        return torch.addcmul(grads[0], result, share).mul_(scale), None
+
+
+class _Gated(torch.autograd.Function):
+    """gate and up (..., 2 I) -> silu(gate) up (..., I), of which only the former is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, both: Tensor) -> Tensor:
+        ctx.save_for_backward(both)
+        gate, up = both.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        [both] = ctx.saved_tensors
+        gate, up = both.chunk(2, dim=-1)
+        result = torch.empty_like(both)
+        to_gate, to_up = result.chunk(2, dim=-1)
+        torch.mul(F.silu(gate), grads[0], out=to_up)
+        torch.ops.aten.silu_backward.grad_input(grads[0] * up, gate, grad_input=to_gate)
+        return result
