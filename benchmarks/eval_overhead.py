@@ -3,7 +3,8 @@
 `python benchmarks/eval_overhead.py --json FILE` measures CPU milliseconds a sample (text, and a 0.7 MB picture), the
 share of what is possible at 200 ms and 100 at once, 500 at once, memory at 10,000 and 100,000 samples, and the cold
 start of `cleareyed --help`. `--peer openai=PYTHON` and `--peer inspect_ai=PYTHON` put others beside it in one run;
-PYTHON is an interpreter that has them (or `this`).
+PYTHON is an interpreter that has them (or `this`). `--core N` keeps the asking processes on one core; start the whole
+with `taskset` on another, so that the server is there (Linux).
 
 CPU a sample is (CPU of 2N samples - CPU of N) / N, user and system time of the asking process, which cancels its
 start; each is the least of three rounds, the sides taking turns. What our side does includes the journal on disk.
@@ -112,7 +113,25 @@ def inspect_ai(url: str, count: int, most: int, pictures: list[Path], folder: Pa
     return {"seconds": time.monotonic() - began, "peak": None}
 
 
-SIDES = {"cleareyed": ours, "openai": openai_sdk, "inspect_ai": inspect_ai}
+def command(url: str, count: int, most: int, pictures: list[Path], folder: Path) -> Found:
+    """`cleareyed eval` as a user gives it: own data of `count` rows, from reading the file to the report."""
+    sys.path.insert(0, str(ROOT / "src"))
+    from cleareyed.cli import app
+
+    table = folder / f"rows-{count}.jsonl"
+    with table.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            image = os.path.relpath(pictures[number % len(pictures)], folder)
+            row = {"id": f"s{number}", "image": image, "question": prompt(number), "answer": "A", "skill": "depth"}
+            file.write(json.dumps(row) + "\n")
+    asked = [str(table), "--model", "openai:stub", "--base-url", url, "--rule", "strict", "--out", str(folder / "run")]
+    began = time.monotonic()
+    app(["eval", *asked, "--concurrency", str(most)], standalone_mode=False)
+    return {"seconds": time.monotonic() - began, "peak": None}
+
+
+SIDES = {"cleareyed": ours, "openai": openai_sdk, "inspect_ai": inspect_ai, "command": command}
+PEERS = ("openai", "inspect_ai")
 
 
 def prompt(number: int) -> str:
@@ -121,7 +140,9 @@ def prompt(number: int) -> str:
 
 def side(arguments: list[str]) -> None:
     """One measurement, in a process of its own."""
-    name, url, count, most, pictures, folder = arguments
+    name, url, count, most, pictures, folder, core = arguments
+    if core:
+        os.sched_setaffinity(0, {int(core)})
     files = sorted(Path(pictures).glob("*.png")) if pictures else []
     found = SIDES[name](url, int(count), int(most), files, Path(folder))
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -132,18 +153,19 @@ def side(arguments: list[str]) -> None:
 class Bench:
     """The server, the pictures and the interpreters of a run."""
 
-    def __init__(self, url: str, folder: Path, pythons: dict[str, str]) -> None:
+    def __init__(self, url: str, folder: Path, pythons: dict[str, str], core: int | None) -> None:
         self.url, self.folder, self.pythons = url, folder, pythons
+        self.core = "" if core is None else str(core)
         self.pictures = folder / "pictures"
 
     def once(self, name: str, count: int, most: int, pictures: bool = False, url: str | None = None) -> Found:
         """What `side` measured of `count` samples."""
-        where = self.folder / "out"
-        where.mkdir(exist_ok=True)
-        arguments = [name, url or self.url, str(count), str(most), str(self.pictures) if pictures else "", str(where)]
+        where = Path(tempfile.mkdtemp(dir=self.folder))
+        shown = str(self.pictures) if pictures else ""
+        arguments = [name, url or self.url, str(count), str(most), shown, str(where), self.core]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("OPENAI_")}
-        command = [self.pythons[name], str(Path(__file__).resolve()), "side", *arguments]
-        process = subprocess.run(command, env=environment, capture_output=True, text=True)
+        called = [self.pythons.get(name, sys.executable), str(Path(__file__).resolve()), "side", *arguments]
+        process = subprocess.run(called, env=environment, capture_output=True, text=True)
         if process.returncode:
             raise SystemExit(f"{name} with {count} samples failed:\n{process.stderr[-2000:]}")
         found: Found = json.loads(process.stdout.splitlines()[-1])
@@ -171,15 +193,25 @@ def least(found: list[Found], name: str) -> float:
     return min(float(one[name]) for one in found)
 
 
-def draw_pictures(folder: Path) -> int:
-    """Pictures of noise; returns their mean size in bytes."""
+def versions(pythons: dict[str, str]) -> dict[str, str]:
+    """Of the peers, each as its own interpreter has it."""
+    code = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
+    found = {}
+    for name in pythons.keys() - {"cleareyed"}:
+        done = subprocess.run([pythons[name], "-c", code, name], capture_output=True, text=True, check=True)
+        found[name] = done.stdout.strip()
+    return found
+
+
+def draw_pictures(folder: Path, side: int) -> int:
+    """Pictures of noise in place of those that are there; returns their mean size in bytes."""
     import numpy
     from PIL import Image
 
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     draw = numpy.random.default_rng(0)
     for number in range(PICTURES):
-        pixels = draw.integers(0, 256, (PICTURE_SIDE, PICTURE_SIDE, 3), dtype=numpy.uint8)
+        pixels = draw.integers(0, 256, (side, side, 3), dtype=numpy.uint8)
         Image.fromarray(pixels).save(folder / f"{number:02}.png", compress_level=1)
     return sum(path.stat().st_size for path in folder.iterdir()) // PICTURES
 
@@ -229,8 +261,11 @@ def measure(bench: Bench, arguments: argparse.Namespace) -> Found:
 
 
 def memory(bench: Bench, counts: list[int], url: str) -> Found:
-    """Most resident memory of our side by number of samples, against a server without latency."""
-    return {str(count): round(bench.once("cleareyed", count, 100, url=url)["rss_mb"], 1) for count in counts}
+    """Most resident memory by number of samples, against a server without latency: of asking with a journal, and of
+    `cleareyed eval` from reading the data to the report (each question about a picture of a few bytes)."""
+    asking = {str(count): round(bench.once("cleareyed", count, 100, url=url)["rss_mb"], 1) for count in counts}
+    whole = {str(count): round(bench.once("command", count, 100, True, url)["rss_mb"], 1) for count in counts}
+    return {"asking": asking, "eval": whole}
 
 
 def main() -> None:
@@ -242,27 +277,36 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2000, help="N; pictures take an eighth of it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=int, nargs="+", default=[10_000, 100_000], help="numbers of samples")
+    parser.add_argument("--core", type=int, help="the asking processes' core")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help="openai or inspect_ai")
     arguments = parser.parse_args()
     pythons = {"cleareyed": sys.executable}
     for peer in arguments.peer:
         name, _, python = peer.partition("=")
-        if name not in SIDES or not python:
+        if name not in PEERS or not python:
             parser.error(f"--peer {peer}: give openai=PYTHON or inspect_ai=PYTHON")
         pythons[name] = sys.executable if python == "this" else python
     sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "evaluation")]
     from stub import Config, started
 
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench("", Path(folder), pythons)
-        size = draw_pictures(bench.pictures)
+        bench = Bench("", Path(folder), pythons, arguments.core)
+        size = draw_pictures(bench.pictures, PICTURE_SIDE)
         with started(Config(latency=LATENCY, keep=False)) as url:
             bench.url = url
             found = measure(bench, arguments)
+        draw_pictures(bench.pictures, 8)
         with started(Config(keep=False)) as url:
             found["memory_mb"] = memory(bench, arguments.memory, url)
             print(f"memory_mb: {json.dumps(found['memory_mb'])}", flush=True)
-    settings = {"samples": arguments.samples, "rounds": arguments.rounds, "latency_s": LATENCY, "picture_bytes": size}
+    settings = {
+        "samples": arguments.samples,
+        "rounds": arguments.rounds,
+        "latency_s": LATENCY,
+        "picture_bytes": size,
+        "core": arguments.core,
+        "peers": versions(pythons),
+    }
     figures = {
         "text_cpu_ms": found["text"]["cleareyed"]["cpu_ms"],
         "image_cpu_ms": found["image"]["cleareyed"]["cpu_ms"],

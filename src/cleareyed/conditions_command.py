@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,25 @@ from cleareyed.eval_command import (
     asked_task,
     asked_text,
     asking_of,
-    keep,
-    label_of,
+    judge_journal,
     progress_text,
     quiet,
     refuse_other,
+    report_of,
     resumable,
     try_first,
 )
 from cleareyed.evaluation.answers import Answerer
 from cleareyed.evaluation.ask import Limits, Summary, ask_all
-from cleareyed.evaluation.evaluate import Asking, requests
+from cleareyed.evaluation.evaluate import AskedHashes, Asking, requests
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import limits_of, open_answerer
-from cleareyed.evaluation.rows import Collected, Hashes, collect, judges_of
+from cleareyed.evaluation.rows import Collected, judges_of
 from cleareyed.oversensitivity.conditions import Condition, Item, Measured, Rate, compare_conditions
 from cleareyed.oversensitivity.judges.open import open_judge
 from cleareyed.oversensitivity.outcomes import Judge
 from cleareyed.oversensitivity.runs import by_id, judge_answers
+from cleareyed.records.parts import stored_answers
 from cleareyed.records.run import RunFolder, create_run
 from cleareyed.report.plots import accuracy_bars, png
 from cleareyed.report.summary import write_whole
@@ -57,7 +58,7 @@ class _Arm:
     how: Asking
     run: RunFolder
     journal: Journal
-    hashes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    asked: AskedHashes
     summary: Summary | None = None
     """None until it was asked."""
 
@@ -104,7 +105,7 @@ def run_conditions(
         found = {arm.condition.name: _collected(arm) for arm in arms}
     judged: dict[str, list[Item]] = {}
     for arm in arms:
-        if rows := found[arm.condition.name].rows:
+        if rows := stored_answers(arm.run):
             outcomes = judge_answers(arm.run, rows, by_id(arm.task), judge)
             judged[arm.condition.name] = [Item(row.id, row.stimulus, row.group, row.state) for row in outcomes]
     if not judged:
@@ -180,7 +181,7 @@ def sentences(measured: Sequence[Measured], arms: Sequence[_Arm], found: dict[st
         said.append(f"{name}: {asked_text(arm.summary)}")
         if arm.summary.stopped:
             said.append(f"{name}: given up: {arm.summary.stopped}")
-        if missing := found[name].total - len(found[name].rows):
+        if missing := found[name].states.get("not asked", 0):
             said.append(f"{name}: {missing} of {found[name].total} samples were not asked.")
     return said
 
@@ -202,7 +203,8 @@ def _begin(
     else:
         run = create_run(folder, recipe)
     journal = stack.enter_context(Journal.open(run.path / JOURNAL))
-    return _Arm(one, recipe, task, asking_of(recipe.measure[0]), run, journal)
+    how = asking_of(recipe.measure[0])
+    return _Arm(one, recipe, task, how, run, journal, AskedHashes(task, how))
 
 
 async def _ask(arms: Sequence[_Arm], answerer: Answerer, limits: Limits, display: Display) -> None:
@@ -216,7 +218,7 @@ async def _ask(arms: Sequence[_Arm], answerer: Answerer, limits: Limits, display
                 so_far = done + summary.reused + summary.asked
                 display.status(f"asking, condition {name}", so_far, total, progress_text(summary))
 
-            asked = requests(arm.task, arm.how, arm.hashes)
+            asked = requests(arm.task, arm.how, arm.asked)
             count = len(arm.task.samples)
             arm.summary = await ask_all(asked, answerer, arm.journal, limits=limits, total=count, progress=progress)
             if arm.summary.stopped is not None:
@@ -228,16 +230,8 @@ async def _ask(arms: Sequence[_Arm], answerer: Answerer, limits: Limits, display
 
 def _collected(arm: _Arm) -> Collected:
     """The condition's rows, kept with its run."""
-    hashes: Hashes = arm.hashes
-    found = collect(
-        arm.journal.path,
-        arm.task,
-        judges_of(arm.recipe.rules),
-        opens=arm.how.style.opens,
-        label=label_of(arm.recipe.model),
-        hashes=hashes,
-    )
-    keep(arm.run, found, arm.task, arm.recipe.rules[0])
+    found = judge_journal(arm.run, arm.recipe, arm.task, arm.asked, judges_of(arm.recipe.rules))
+    report_of(arm.run, found, arm.task, arm.recipe.rules[0])
     return found
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,17 +19,18 @@ from cleareyed.errors import InputError
 from cleareyed.evaluation.answers import Answerer, AskError
 from cleareyed.evaluation.ask import Summary
 from cleareyed.evaluation.compare import judged
-from cleareyed.evaluation.evaluate import Asking, ask_task, measured_task, requests
+from cleareyed.evaluation.evaluate import AskedHashes, Asking, ask_task, measured_task, requests
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import IN_MEMORY, AskedModel, limits_of, open_answerer
 from cleareyed.evaluation.providers.replay import ReplayAnswerer
+from cleareyed.evaluation.recorded import Recorded
 from cleareyed.evaluation.request import AskParams
-from cleareyed.evaluation.rows import Collected, collect, collect_again, judges_of, refuse_other_questions
+from cleareyed.evaluation.rows import Collected, Judges, collect, collect_again, judges_of, refuse_other_questions
 from cleareyed.evaluation.stats import majority_class
 from cleareyed.oversensitivity.judges.open import open_judge
 from cleareyed.oversensitivity.published import named
 from cleareyed.recipe import EvalSpec, NonNegative, Strict, TaskSpec
-from cleareyed.records.parts import compact, read_answers, write_answers
+from cleareyed.records.parts import AnswerWriter, read_answers, stored_answers
 from cleareyed.records.rows import AnswerRow
 from cleareyed.records.run import RunFolder, create_run, open_run
 from cleareyed.report.pages import run_report
@@ -159,7 +161,7 @@ def eval_task(
             run = create_run(folder, recipe)
             journal = stack.enter_context(Journal.open(run.path / JOURNAL))
         limits = limits_of(model, spec.batch, concurrency, timeout)
-        hashes: dict[str, tuple[str, str]] = {}
+        asked = AskedHashes(task, how)
         with Display(f"{task.name}, asked of {model.path}") as display:
             if journal.torn:
                 display.note("the journal's last line was half-written and is dropped; its sample is asked again")
@@ -169,29 +171,22 @@ def eval_task(
                 done = summary.reused + summary.asked
                 display.status(what, done, len(task.samples), progress_text(summary))
 
-            asking = ask_task(task, how, answerer, journal, limits, hashes, progress, model.kind == "replay")
+            asking = ask_task(task, how, answerer, journal, limits, asked, progress, model.kind == "replay")
             summary = asyncio.run(asking)
             display.status("judging", 0, 0)
-            found = collect(
-                journal.path,
-                task,
-                judges_of(recipe.rules),
-                opens=how.style.opens,
-                label=label_of(model),
-                hashes=hashes,
-            )
-            page = keep(run, found, task, recipe.rules[0])
+            found = judge_journal(run, recipe, task, asked, judges_of(recipe.rules))
+            page = report_of(run, found, task, recipe.rules[0])
     console = table_console()
-    _print(console, found, recipe, recipe.rules, task)
+    _print(console, run, found, recipe, recipe.rules, task)
     console.print(Text(asked_text(summary)), soft_wrap=True)
     for note in _replay_notes(answerer, task):
         console.print(Text(f"{model.name}: {visible(note)}"), soft_wrap=True)
     if summary.stopped is not None:
         console.print(Text(f"given up: {visible(summary.stopped)}"), soft_wrap=True)
-    if task.rule in OUTCOME_RULES and found.rows:
+    if task.rule in OUTCOME_RULES and (rows := stored_answers(run)):
         from cleareyed.timidity_command import after_eval
 
-        after_eval(run, task, found.rows, judge)
+        after_eval(run, task, rows, judge)
     return _finish(console, run, page, found, min_coverage)
 
 
@@ -212,24 +207,57 @@ def score(folder: Path, *, rules: Sequence[str], data_root: Path | None, min_cov
     judges = judges_of(tuple(dict.fromkeys((*recipe.rules, *shown))))
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     task, how = asked_task(spec, data_root), asking_of(spec)
-    kept = read_answers(run)
-    refuse_other_questions(kept, task)
     if (run.path / JOURNAL).exists():
-        hashes = {row.sample_id: (row.prompt_hash, row.images_hash) for row in kept}
-        found = collect(
-            run.path / JOURNAL,
-            task,
-            judges,
-            opens=how.style.opens,
-            label=label_of(model),
-            hashes=hashes,
-        )
+        found = judge_journal(run, recipe, task, AskedHashes(task, how), judges, refuse_changed=True)
     else:
-        found = collect_again(kept, task, judges)
-    page = keep(run, found, task, recipe.rules[0])
+        kept = read_answers(run)
+        refuse_other_questions(kept, task)
+        with AnswerWriter(run, label_of(model), task.name, 0) as writer:
+            found = collect_again(kept, task, judges, writer.add)
+    page = report_of(run, found, task, recipe.rules[0])
     console = table_console()
-    _print(console, found, recipe, shown, task)
+    _print(console, run, found, recipe, shown, task)
     return _finish(console, run, page, found, min_coverage)
+
+
+def judge_journal(
+    run: RunFolder,
+    recipe: EvalRecipe,
+    task: Task,
+    asked: AskedHashes,
+    judges: Judges,
+    *,
+    refuse_changed: bool = False,
+) -> Collected:
+    """Make the rows of a run from its journal, and keep them in place of earlier ones.
+
+    Answers to other prompts or pictures than the task has now are left out and counted; with `refuse_changed` they
+    are an InputError, and the earlier rows stay.
+    """
+    before = None
+    with Recorded(run.path / JOURNAL) as recorded:
+        if recorded.unmarked:  # what they answered is known from the rows, if from anywhere
+            kept = read_answers(run)
+            refuse_other_questions(kept, task)
+            before = {row.sample_id: (row.prompt_hash, row.images_hash) for row in kept if row.prompt_hash}
+        with AnswerWriter(run, label_of(recipe.model), task.name, 0) as writer:
+            found = collect(
+                recorded,
+                task,
+                judges,
+                opens=prompt_style(recipe.measure[0].prompt or "base").opens,
+                label=label_of(recipe.model),
+                asked=asked.of,
+                keep=writer.add,
+                before=before,
+            )
+            if refuse_changed and found.changed:
+                raise InputError(
+                    f"task {task.name}: {found.changed} answers are to other prompts or pictures than it has now "
+                    f"({found.first_changed} first); the data changed: `cleareyed eval` with --resume asks them anew, "
+                    f"with --model replay:{run.path / JOURNAL} it judges the old answers by the new data"
+                )
+    return found
 
 
 def eval_recipe(run: RunFolder) -> EvalRecipe | None:
@@ -270,29 +298,34 @@ def rules_table(rows: Sequence[AnswerRow], rules: Sequence[str], title: str) -> 
     n is what is judged; where that is not all that was asked, it says of how many.
     """
     by_rule = [next(iter(summarise(rows, rule).values())) for rule in rules]
-    skills = sorted({row.skill for row in rows if row.skill})
+    asked = Counter((row.skill, judged(row)) for row in rows)
+    skills = sorted({skill for skill, _ in asked if skill})
     table = Table(title=Text(title), title_justify="left")
     table.add_column("skill")
     table.add_column("n", justify="right")
     for rule in rules:
         table.add_column(Text(rule), justify="right")
     for skill in [*(skills if len(skills) > 1 else ()), None]:
-        asked = [row for row in rows if skill in (None, row.skill)]
-        n = sum(map(judged, asked))
+        counts = [(count, is_judged) for (own, is_judged), count in asked.items() if skill in (None, own)]
+        total, n = sum(count for count, _ in counts), sum(count for count, is_judged in counts if is_judged)
         shares = [found["by_skill"].get(skill) if skill is not None else found for found in by_rule]
         cells = (
             f"{percent(share['accuracy'])} ({percent_range(*share['interval'])})" if share else percent(None)
             for share in shares
         )
-        count = str(n) if n == len(asked) else f"{n} of {len(asked)}"
-        table.add_row(Text("all" if skill is None else visible(skill)), count, *cells)
+        table.add_row(
+            "all" if skill is None else Text(visible(skill)), str(n) if n == total else f"{n} of {total}", *cells
+        )
     return table
 
 
 def majority(rows: Sequence[AnswerRow]) -> str:
-    """What always giving the same answer would score, in a sentence."""
-    golds = {row.sample_id: row.answer for row in rows}
-    answer, share = majority_class(list(golds.values()))
+    """What always giving the same answer would score, in a sentence; rows of one label and step, or of all."""
+    labels = {(row.label, row.step) for row in rows}
+    if len(labels) == 1:
+        answer, share = majority_class(row.answer for row in rows)
+    else:
+        answer, share = majority_class({row.sample_id: row.answer for row in rows}.values())
     return f"Always answering {visible(answer)!r} would score {percent(share)} %."
 
 
@@ -321,9 +354,18 @@ def asked_text(summary: Summary) -> str:
 def coverage_text(found: Collected) -> str:
     """How many samples the figures rest on, in a sentence."""
     states = ", ".join(f"{count} {state}" for state, count in found.states.items())
-    text = f"Coverage {percent(found.coverage)} %: {len(found.judged)} of {found.total} samples judged ({states})."
+    text = f"Coverage {percent(found.coverage)} %: {found.judged} of {found.total} samples judged ({states})."
     if found.foreign:
         text += f" Answers to samples that the task does not have: {found.foreign}."
+    if found.changed:
+        text += (
+            f" Answers to other prompts or pictures than the task has now, as the data changed: {found.changed}, not "
+            "counted; --resume asks these samples again."
+        )
+    if found.unmarked:
+        text += (
+            f" Answers of which the journal does not say to what: {found.unmarked}, taken to be to these questions."
+        )
     if found.missing:
         text += (
             f" The pictures of {len(found.missing)} samples are not there, so that only recorded answers to them "
@@ -391,24 +433,25 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     return {key: leaf for part, held in items for key, leaf in _flat(held, f"{name}.{part}".lstrip(".")).items()}
 
 
-def keep(run: RunFolder, found: Collected, task: Task, rule: str) -> Path | None:
-    """Write the rows, and the report if there is anything to report."""
-    write_answers(run, found.rows)
-    compact(run)
+def report_of(run: RunFolder, found: Collected, task: Task, rule: str) -> Path | None:
+    """Write the report if there is anything to report."""
     return run_report(run, task, rule=rule) if found.judged else None
 
 
-def _print(console: Console, found: Collected, recipe: EvalRecipe, rules: Sequence[str], task: Task) -> None:
+def _print(
+    console: Console, run: RunFolder, found: Collected, recipe: EvalRecipe, rules: Sequence[str], task: Task
+) -> None:
     (spec,) = recipe.measure
     if found.judged:
+        rows = stored_answers(run)
         title = f"{recipe.model.path} on {task.name}, prompt {spec.prompt}: accuracy in % (95 % interval)"
-        console.print(rules_table(found.rows, rules, title))
-        well_formed = sum(row.well_formed for row in found.judged) / len(found.judged)
-        if outcome_rule(found.rows) is None:
-            text = f"{majority(found.rows)} Written in the format: {percent(well_formed)} %."
+        console.print(rules_table(rows, rules, title))
+        if outcome_rule(rows) is None:
+            well_formed = sum(row.well_formed for row in rows if judged(row)) / found.judged
+            text = f"{majority(rows)} Written in the format: {percent(well_formed)} %."
             console.print(Text(text), soft_wrap=True)
         if spec.task.name == "cvbench":
-            console.print(Text(_cvbench_text(found, rules[0], task)), soft_wrap=True)
+            console.print(Text(_cvbench_text(rows, rules[0], task)), soft_wrap=True)
     console.print(Text(coverage_text(found)), soft_wrap=True)
     for reason, count in sorted(found.reasons.items(), key=lambda item: -item[1])[:SHOWN_REASONS]:
         console.print(Text(f"  {count} times: {visible(reason) or 'no reason given'}"), soft_wrap=True)
@@ -416,9 +459,9 @@ def _print(console: Console, found: Collected, recipe: EvalRecipe, rules: Sequen
         console.print(Text(f"  and {len(found.reasons) - SHOWN_REASONS} other reasons: see {JOURNAL}"), soft_wrap=True)
 
 
-def _cvbench_text(found: Collected, rule: str, task: Task) -> str:
+def _cvbench_text(rows: Sequence[AnswerRow], rule: str, task: Task) -> str:
     sources = {sample.id: str(sample.columns["source"]) for sample in task.samples}
-    totals = cvbench_totals((sources[row.sample_id], row.correct[rule]) for row in found.judged)
+    totals = cvbench_totals((sources[row.sample_id], row.correct[rule]) for row in rows if judged(row))
     return (
         f"CV-Bench's own total ({rule}): {percent(totals.averaged)} % (2D {percent(totals.two_d)}, "
         f"3D {percent(totals.three_d)}); over all items alike: {percent(totals.micro)} %."

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 import torch
@@ -22,11 +23,13 @@ from PIL import Image
 from tiny import tiny_qwen2_vl
 
 from cleareyed.errors import InputError
-from cleareyed.evaluation.evaluate import Asking, requests
-from cleareyed.evaluation.journal import Journal, read_answers
+from cleareyed.eval_command import EvalRecipe, asked_task, asking_of, coverage_text, eval_recipe, judge_journal
+from cleareyed.evaluation.evaluate import AskedHashes, Asking, requests
+from cleareyed.evaluation.journal import MARK, Journal, read_answers
 from cleareyed.evaluation.local import LocalAnswerer, weights_hash
 from cleareyed.evaluation.models import AskedModel
 from cleareyed.evaluation.request import AskParams
+from cleareyed.evaluation.rows import judges_of
 from cleareyed.models.encode import encode
 from cleareyed.models.load import load_vlm
 from cleareyed.models.sample import sample
@@ -37,6 +40,7 @@ from cleareyed.records.run import RunFolder
 from cleareyed.serve import endpoint_app, listen
 from cleareyed.tasks.catalog import load_task
 from cleareyed.tasks.prompts import prompt_style, prompt_text
+from cleareyed.tasks.task import Task
 
 Command = Callable[..., Result]
 LONGEST = 40
@@ -244,7 +248,82 @@ def test_scoring_again_asks_nobody_and_refuses_other_questions(command: Command,
     assert hidden.exists()
     path.write_text(path.read_text().replace("Which?", "What?"))
     other = command("score", "r")
-    assert other.exit_code == 2 and "8 questions are not those that were answered" in other.stderr
+    assert other.exit_code == 2 and "8 answers are to other prompts" in other.stderr
+    assert "--resume" in other.stderr and (tmp_path / "r/answers").is_dir()
+
+
+def test_answers_to_data_that_changed_since_do_not_count_and_are_asked_anew(command: Command, tmp_path: Path) -> None:
+    path = table_file(tmp_path, 6)
+    first, again = path.read_text(), path.read_text().replace("Which? sample s3", "Which one? sample s3")
+
+    with serving(Config()) as stub:
+        asked = ("eval", path, "--model", "openai:stub", "--base-url", stub.url, "--rule", "strict", "--out", "r")
+        assert command(*asked).exit_code == 0
+        path.write_text(again)
+        refused = command("score", "r")
+        assert refused.exit_code == 2 and "1 answers are to other prompts or pictures" in refused.stderr
+        assert "(s3 first)" in refused.stderr and "--resume" in refused.stderr
+        stub.reset()
+        assert command(*asked, "--resume").exit_code == 0
+        assert set(stub.seen) == {"s3"}
+        path.write_text(first)  # and back: the first answer is there, though its line is not the last
+        stub.reset()
+        resumed = command(*asked, "--resume")
+        assert (resumed.exit_code, set(stub.seen)) == (0, set())
+        assert "6 of 6 samples judged" in resumed.stdout
+    assert command("score", "r").exit_code == 0
+    Image.new("RGB", (9, 9)).save(tmp_path / "one.png")
+    other = command("score", "r")
+    assert other.exit_code == 2 and "6 answers are to other prompts or pictures" in other.stderr
+
+
+def test_a_model_that_is_given_up_leaves_no_old_answer_to_new_questions(command: Command, tmp_path: Path) -> None:
+    path = table_file(tmp_path, 6)
+    said = tmp_path / "said.jsonl"
+    lines = [{"sample_id": f"s{number}", "text": "left"} for number in range(6)]
+    said.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = ("eval", path, "--model", f"replay:{said}", "--rule", "strict", "--out", "r")
+    assert command(*asked).exit_code == 0
+    journal = tmp_path / "r/journal.jsonl"
+    whole = journal.read_bytes()
+    path.write_text(path.read_text().replace("Which?", "What?"))
+    assert command(*asked, "--resume").exit_code == 0  # recorded answers are read anew
+    assert journal.read_bytes().count(b"\n") == 12
+    journal.write_bytes(whole)
+    (tmp_path / "r/answers").rename(tmp_path / "hidden")
+    shown = coverage_text(judge_journal(*opened(tmp_path / "r"), judges_of(("strict",))))
+    assert "0 of 6 samples judged (6 not asked)" in shown and "as the data changed: 6" in shown
+    assert not any((tmp_path / "r/answers").glob("*.parquet"))
+
+
+def opened(folder: Path) -> tuple[RunFolder, EvalRecipe, Task, AskedHashes]:
+    run = RunFolder(folder)
+    recipe = eval_recipe(run)
+    assert recipe is not None
+    task = asked_task(recipe.measure[0], None)
+    return run, recipe, task, AskedHashes(task, asking_of(recipe.measure[0]))
+
+
+def test_journals_from_before_hashes_were_kept_are_read(command: Command, tmp_path: Path) -> None:
+    path = table_file(tmp_path, 3)
+    with serving(Config()) as stub:
+        asked = ("eval", path, "--model", "openai:stub", "--base-url", stub.url, "--rule", "strict", "--out", "r")
+        assert command(*asked).exit_code == 0
+        journal = tmp_path / "r/journal.jsonl"
+        lines = []
+        for line in journal.read_bytes().splitlines():
+            body = line[: line.index(b',"prompt_hash"')]
+            lines.append(body + MARK + b'%08x"}\n' % crc32(body))
+        journal.write_bytes(b"".join(lines))
+        stub.reset()
+        resumed = command(*asked, "--resume")
+        assert resumed.exit_code == 0 and not stub.seen
+    assert "does not say to what: 3" in resumed.stdout
+    assert command("score", "r").exit_code == 0
+    Image.new("RGB", (9, 9)).save(tmp_path / "one.png")  # the rows know what the answers were to
+    assert "3 answers are to other prompts or pictures" in command("score", "r").stderr
+    (tmp_path / "r/answers").rename(tmp_path / "hidden")
+    assert command("score", "r").exit_code == 0  # nothing does
 
 
 def test_diff_tells_prompts_from_pictures(command: Command, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 from cleareyed.errors import InputError
 from cleareyed.evaluation import journal as module
 from cleareyed.evaluation.answers import Answer
-from cleareyed.evaluation.journal import IdSet, Journal, from_line, identity, read_answers, to_line
+from cleareyed.evaluation.ids import IdSet, identity
+from cleareyed.evaluation.journal import Journal, from_line, read_answers, to_line
 
 ANSWER = Answer(
     sample_id="a",

@@ -9,11 +9,14 @@ import pytest
 
 from cleareyed.errors import InputError
 from cleareyed.records.parts import (
+    AnswerWriter,
+    StoredAnswers,
     answers_part_name,
     compact,
     drop_rollouts_after,
     read_answers,
     read_rollouts,
+    stored_answers,
     write_answers,
     write_rollouts,
 )
@@ -95,6 +98,48 @@ def test_writing_a_part_again_replaces_it(run: RunFolder) -> None:
     write_answers(run, [replace(ANSWER, answer="three")])
     assert read_rollouts(run) == rollouts(1, 2)
     assert read_answers(run) == [replace(ANSWER, answer="three"), replace(ANSWER, step=5)]
+
+
+def test_answers_written_as_they_come_are_those_written_at_once(run: RunFolder) -> None:
+    rows = [replace(ANSWER, sample_id=str(number), step=2) for number in range(2500)]
+    with AnswerWriter(run, "base", "t", 2) as writer:
+        for row in rows:
+            writer.add(row)
+    assert names(run.answers) == [answers_part_name("base", "t", 2)]
+    assert read_answers(run) == rows
+    stored = stored_answers(run)
+    assert isinstance(stored, StoredAnswers) and len(stored) == 2500
+    assert list(stored) == list(stored) == rows
+    assert (stored[0], stored[1999], stored[-1], stored[998:1002]) == (rows[0], rows[1999], rows[-1], rows[998:1002])
+    with pytest.raises(IndexError):
+        stored[2500]
+
+
+def test_a_writer_replaces_what_was_there_or_leaves_it(run: RunFolder) -> None:
+    def write(*rows: AnswerRow, broken: bool = False) -> None:
+        with AnswerWriter(run, "base", "t", 0) as writer:
+            for row in rows:
+                writer.add(row)
+            if broken:
+                raise InputError("no more")
+
+    write_answers(run, [ANSWER])
+    compact(run)
+    write(replace(ANSWER, answer="three"))  # the merged file held nothing else
+    assert names(run.answers) == [answers_part_name("base", "t", 0)]
+    with pytest.raises(InputError, match="no more"):
+        write(replace(ANSWER, answer="four"), broken=True)
+    assert [row.answer for row in stored_answers(run)] == ["three"]
+    write_answers(run, [replace(ANSWER, label="other")])
+    assert len(stored_answers(run)) == 2
+    compact(run)
+    write(replace(ANSWER, answer="five"))
+    assert {row.label: row.answer for row in stored_answers(run)} == {"base": "five", "other": "two"}
+    assert names(run.answers) == ["merged.parquet"]
+    (run.answers / "merged.parquet").unlink()
+    write(ANSWER)
+    write()
+    assert list(stored_answers(run)) == [] and names(run.answers) == []
 
 
 def test_names_of_answer_parts_are_safe_and_distinct() -> None:

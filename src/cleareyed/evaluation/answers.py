@@ -75,6 +75,9 @@ class Answer:
     """When it arrived: UTC, ISO 8601."""
     served: str | None = None
     """The model that the provider says has answered."""
+    prompt_hash: str = ""
+    images_hash: str = ""
+    """`asked_hashes`: whether the data changed since. "" in journals from before they were kept."""
 
 
 class AskError(Exception):

@@ -412,6 +412,8 @@ def _answer(request: Request, key: str, prepared: Prepared, reply: Reply, second
         note=prepared.note,
         at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         served=reply.served,
+        prompt_hash=request.hashes[0],
+        images_hash=request.hashes[1],
     )
 
 

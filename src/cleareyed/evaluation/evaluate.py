@@ -1,6 +1,5 @@
 """Asking every question of a task: of any model through a journal, or of one in memory."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +9,8 @@ from cleareyed.errors import InputError
 from cleareyed.evaluation.answers import Answerer, Reply
 from cleareyed.evaluation.ask import Limits, Summary, ask_all
 from cleareyed.evaluation.journal import Journal
-from cleareyed.evaluation.request import AskParams, Request
-from cleareyed.evaluation.rows import judges_of, make_row, short_hash
+from cleareyed.evaluation.request import AskParams, Hashes, Request, asked_hashes
+from cleareyed.evaluation.rows import judges_of, make_row
 from cleareyed.recipe import TaskSpec
 from cleareyed.records.rows import AnswerRow
 from cleareyed.scoring.rules import rules_of
@@ -23,6 +22,9 @@ from cleareyed.tasks.task import Sample, Task
 
 if TYPE_CHECKING:
     from cleareyed.models.vlm import VLM
+
+HASH_BYTES = 32
+"""Of the two hashes of one sample."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +49,48 @@ def measured_task(spec: TaskSpec, data_root: Path | None) -> Task:
     return replace(task, name=f"{task.name}-{part}") if part else task
 
 
-def requests(
-    task: Task, how: Asking, hashes: dict[str, tuple[str, str]] | None = None, recorded: bool = False
-) -> Iterator[Request]:
-    """One request a sample, made when drawn; pictures as the bytes they are.
+class AskedHashes:
+    """What the samples of a task are asked now, as `asked_hashes`: 32 bytes a sample.
 
-    Into `hashes` goes, by sample id, the hash of the prompt and that of its pictures. Samples that cannot be asked
-    (`Sample.missing`) are left out, unless their answers are `recorded` already.
+    Those of samples that `requests` has drawn are known; of others prompt and pictures are read when they are wanted.
+    """
+
+    def __init__(self, task: Task, how: Asking) -> None:
+        self._how = how
+        self._known = bytearray(HASH_BYTES * len(task.samples))
+
+    def set(self, index: int, hashes: Hashes) -> None:
+        self._known[index * HASH_BYTES : (index + 1) * HASH_BYTES] = bytes.fromhex("".join(hashes))
+
+    def of(self, index: int, sample: Sample) -> Hashes:
+        """Of the task's sample with this index. InputError where a picture can't be read."""
+        known = self._known[index * HASH_BYTES : (index + 1) * HASH_BYTES]
+        if not any(known):
+            return request_of(sample, self._how).hashes
+        digits = known.hex()
+        return digits[:HASH_BYTES], digits[HASH_BYTES:]
+
+
+def request_of(sample: Sample, how: Asking) -> Request:
+    """The sample as it is asked, pictures as the bytes they are."""
+    text, images = how.text(sample), tuple(picture_bytes(load) for load in sample.images)
+    hashes = asked_hashes(text, how.style.chat, how.params.system, images)
+    return Request(sample.id, text, how.style.opens, images, how.style.chat, how.params, hashes)
+
+
+def requests(task: Task, how: Asking, asked: AskedHashes | None = None, recorded: bool = False) -> Iterator[Request]:
+    """One request a sample, made when drawn, its hashes noted in `asked`.
+
+    Samples that cannot be asked (`Sample.missing`) are left out, unless their answers are `recorded` already.
     """
     for index in range(len(task.samples)):
         sample = task.samples[index]
         if sample.missing and not recorded:
             continue
-        text, images = how.text(sample), tuple(picture_bytes(load) for load in sample.images)
-        if hashes is not None:
-            asked = json.dumps([text, how.style.chat, how.params.system])
-            hashes[sample.id] = short_hash(asked.encode()), short_hash(*images)
-        yield Request(sample.id, text, how.style.opens, images, how.style.chat, how.params)
+        request = request_of(sample, how)
+        if asked is not None:
+            asked.set(index, request.hashes)
+        yield request
 
 
 async def ask_task(
@@ -72,14 +99,14 @@ async def ask_task(
     answerer: Answerer,
     journal: Journal,
     limits: Limits,
-    hashes: dict[str, tuple[str, str]],
+    asked: AskedHashes,
     progress: Callable[[Summary], None],
     recorded: bool = False,
 ) -> Summary:
     """Ask what `journal` holds no answer to, and close `answerer`. InputError as `ask_all` raises it."""
-    asked = requests(task, how, hashes, recorded)
+    drawn = requests(task, how, asked, recorded)
     try:
-        return await ask_all(asked, answerer, journal, limits=limits, total=len(task.samples), progress=progress)
+        return await ask_all(drawn, answerer, journal, limits=limits, total=len(task.samples), progress=progress)
     finally:
         await answerer.close()
 

@@ -8,7 +8,6 @@ disk has it (fdatasync, one call for all that wait), so that a power cut loses n
 import asyncio
 import errno
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -21,13 +20,13 @@ from zlib import crc32
 
 from cleareyed.errors import InputError
 from cleareyed.evaluation.answers import Answer, State, clean_text
+from cleareyed.evaluation.ids import IdSet, identity
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 MARK = b',"crc32":"'
 TAIL = len(MARK) + 8 + len(b'"}\n')
-ID_BYTES = 16
 ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 FIELDS = tuple(field.name for field in fields(Answer))
 BEGIN = b'{"sample_id":"'
@@ -149,7 +148,7 @@ class Journal:
         size = os.fstat(self._file).st_size
         with open(self._file, "rb", closefd=False) as file:
             for number, start, line in _lines(file, size):
-                held = _fields(line)
+                held = fields_of(line)
                 if held is None:
                     if not _is_torn(line):
                         raise _damaged(self.path, number)
@@ -161,57 +160,6 @@ class Journal:
                 except KeyError as error:
                     raise _foreign(self.path, number) from error
                 self._end = start + len(line)
-
-
-class IdSet:
-    """A set of 16-byte digests in one block of memory: about 32 bytes each, where a `set` of `bytes` takes 100.
-
-    Open addressing with linear probing; the digests are their own hashes. All zeros is not a digest.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._slots = 1024
-        self._table = bytearray(self._slots * ID_BYTES)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __contains__(self, name: bytes) -> bool:
-        return self._table[(at := self._find(name)) : at + ID_BYTES] == name
-
-    def add(self, name: bytes) -> None:
-        at = self._find(name)
-        if self._table[at : at + ID_BYTES] == name:
-            return
-        self._table[at : at + ID_BYTES] = name
-        self._count += 1
-        if self._count * 3 > self._slots * 2:
-            self._grow()
-
-    def _find(self, name: bytes) -> int:
-        """Where `name` is, or the empty place where it belongs."""
-        slot = int.from_bytes(name[:8], "little") % self._slots
-        while True:
-            held = self._table[slot * ID_BYTES : (slot + 1) * ID_BYTES]
-            if held == name or not any(held):
-                return slot * ID_BYTES
-            slot = (slot + 1) % self._slots
-
-    def _grow(self) -> None:
-        old = self._table
-        self._slots *= 2
-        self._table = bytearray(self._slots * ID_BYTES)
-        for start in range(0, len(old), ID_BYTES):
-            name = old[start : start + ID_BYTES]
-            if any(name):
-                at = self._find(bytes(name))
-                self._table[at : at + ID_BYTES] = name
-
-
-def identity(sample_id: str, key: str) -> bytes:
-    """The 16 bytes under which a sample's answer to one request is remembered."""
-    return hashlib.blake2b(f"{key} {sample_id}".encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).digest()
 
 
 def to_line(answer: Answer) -> bytes:
@@ -227,7 +175,7 @@ def to_line(answer: Answer) -> bytes:
 
 def from_line(line: bytes) -> Answer | None:
     """The answer in a line; None if the line is torn or damaged. ValueError: a whole line of something else."""
-    held = _fields(line)
+    held = fields_of(line)
     return None if held is None else _answers().validate_python(held)
 
 
@@ -239,28 +187,38 @@ def read_answers(path: Path) -> Iterator[Answer]:
     200 bytes a line, not with the texts.
     InputError: a damaged line (named by its number), an unreadable file.
     """
+    last: dict[str, int] = {}
+    for start, held in read_lines(path):
+        last[str(held.get("sample_id"))] = start
+    current = set(last.values())
+    del last
+    for start, held in read_lines(path):
+        if start in current:
+            yield answer_of(held, path)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each whole line of a journal: where it begins, and its fields. Errors as those of `read_answers`."""
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            last: dict[str, int] = {}
-            for number, start, line in _lines(file, size):
-                if (held := _fields(line)) is not None:
-                    last[str(held.get("sample_id"))] = start
+            for number, start, line in _lines(file, os.fstat(file.fileno()).st_size):
+                if (held := fields_of(line)) is not None:
+                    yield start, held
                 elif not _is_torn(line):
                     raise _damaged(path, number)
-            current = set(last.values())
-            del last
-            file.seek(0)
-            for number, start, line in _lines(file, size):
-                if start in current:
-                    try:
-                        answer = from_line(line)
-                    except ValueError as error:
-                        raise _foreign(path, number) from error
-                    if answer is not None:
-                        yield answer
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def answer_of(held: dict[str, Any], path: Path) -> Answer:
+    """The answer in the fields of a line. InputError: they are something else."""
+    try:
+        return _answers().validate_python(held)
+    except ValueError as error:
+        sample_id = held.get("sample_id")
+        raise InputError(
+            f"{path}: the line of sample {sample_id!r} is no answer of this version's journal; name another file"
+        ) from error
 
 
 def _lines(file: BinaryIO, size: int) -> Iterator[tuple[int, int, bytes]]:
@@ -279,7 +237,7 @@ def _is_torn(line: bytes) -> bool:
     return not line.endswith(b"\n") and (begins or not line.strip(b"\0"))
 
 
-def _fields(line: bytes) -> dict[str, Any] | None:
+def fields_of(line: bytes) -> dict[str, Any] | None:
     """What a line holds, or None if it does not match its checksum."""
     body, tail = line[:-TAIL], line[-TAIL:]
     if tail != MARK + b'%08x"}\n' % crc32(body):

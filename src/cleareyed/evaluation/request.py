@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+Hashes = tuple[str, str]
+"""Of what was asked, apart from the model and how it samples: the prompt's, and the pictures'."""
+
 
 @dataclass(frozen=True)
 class AskParams:
@@ -36,6 +39,8 @@ class Request:
     chat: bool
     """True: one user turn of the model's chat template. False: the text as it is, for base models."""
     params: AskParams
+    hashes: Hashes = ("", "")
+    """`asked_hashes` of it; "" where nobody will ask whether the data changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,24 @@ def request_hash(parts: Iterable[bytes]) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+def asked_hashes(prompt: str, chat: bool, system: str | None, images: Iterable[bytes]) -> Hashes:
+    """32 hex digits each: of the prompt with its system message, and of the pictures before anything is done to them.
+
+    They are the same whatever model is asked.
+    """
+    return short_hash(json.dumps([prompt, chat, system]).encode()), short_hash(*images)
+
+
+def row_hashes(asked: Hashes, note: str | None) -> Hashes:
+    """As rows hold them: what was done to a picture before it was sent makes it another one."""
+    return asked[0], short_hash(asked[1].encode(), note.encode()) if note else asked[1]
+
+
+def short_hash(*parts: bytes) -> str:
+    """32 hex digits of the parts, each told apart from the next."""
+    return request_hash(piece for part in parts for piece in (b"%d " % len(part), part))[:32]
 
 
 def cache_key(model: str, revision: str | None, params: AskParams, sent_hash: str) -> str:

@@ -5,60 +5,52 @@
 | answered, cut-off, empty | judged; an empty answer says nothing, so it is wrong | covered |
 | filtered, refused-by-api, failed | left out: neither right nor wrong, nor a refusal of the model's | not covered |
 | never asked (the model was given up) | no row | not covered |
+| asked something else (the data changed since) | no row | not covered |
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from cleareyed.errors import InputError
 from cleareyed.evaluation.answers import State
 from cleareyed.evaluation.compare import UNJUDGED, judged
-from cleareyed.evaluation.journal import read_answers
-from cleareyed.evaluation.request import request_hash
+from cleareyed.evaluation.recorded import Recorded
+from cleareyed.evaluation.request import Hashes, row_hashes
 from cleareyed.records.rows import AnswerRow
 from cleareyed.scoring.harness import protocol_rule
 from cleareyed.scoring.rules import Rule, well_formed
 from cleareyed.tasks.task import Sample, Task
 
 Judges = Mapping[str, Rule]
-Hashes = Mapping[str, tuple[str, str]]
-"""By sample id: `AnswerRow.prompt_hash`, and the hash of the pictures before anything was done to them."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """A journal, made into rows."""
+    """What the rows made of a journal came to, beside the rows."""
 
-    rows: list[AnswerRow]
-    """In the order of the task; samples without a line in the journal have none."""
     total: int
     """Samples of the task."""
+    states: Mapping[str, int]
+    """Samples by state, and those never asked as `not asked`."""
+    judged: int
+    """Samples that every figure is made of."""
     reasons: Mapping[str, int]
     """Why there is no answer, by how many samples it was: of `refused-by-api` and `failed`."""
-    foreign: int
+    foreign: int = 0
     """Answers in the journal to samples that the task does not have."""
     missing: Sequence[str] = ()
     """Samples that could not be asked (`Sample.missing`), in the order of the task; recorded answers to them count."""
-
-    @property
-    def judged(self) -> list[AnswerRow]:
-        """The rows that every figure is made of."""
-        return [row for row in self.rows if judged(row)]
+    changed: int = 0
+    """Samples whose only answers are to another prompt or other pictures than the task has now: not asked."""
+    first_changed: str = ""
+    unmarked: int = 0
+    """Answers of which the journal does not say what they answered."""
 
     @property
     def coverage(self) -> float:
         """The share of the task's samples that are judged."""
-        return len(self.judged) / self.total
-
-    @property
-    def states(self) -> dict[str, int]:
-        """Samples by state, and those never asked as `not asked`."""
-        counts = Counter(row.state for row in self.rows)
-        if unasked := self.total - len(self.rows):
-            counts["not asked"] = unasked
-        return dict(counts)
+        return self.judged / self.total
 
 
 def judges_of(rules: Sequence[str]) -> dict[str, Rule]:
@@ -77,7 +69,7 @@ def make_row(
     step: int,
     tokens: int | None,
     finish: str,
-    hashes: tuple[str, str] = ("", ""),
+    hashes: Hashes = ("", ""),
 ) -> AnswerRow:
     """One answer, judged. `text` is what the model said, with what the prompt opened in front."""
     row = AnswerRow(
@@ -117,20 +109,43 @@ def judge_again(row: AnswerRow, sample: Sample, judges: Judges) -> AnswerRow:
     )
 
 
-def collect(journal: Path, task: Task, judges: Judges, *, opens: str, label: str, hashes: Hashes) -> Collected:
-    """The rows of a task from the journal of its evaluation. InputError as `journal.read_answers` raises it."""
-    answers = {answer.sample_id: answer for answer in read_answers(journal)}
-    recorded, rows, missing = len(answers), [], []
+def collect(
+    recorded: Recorded,
+    task: Task,
+    judges: Judges,
+    *,
+    opens: str,
+    label: str,
+    asked: Callable[[int, Sample], Hashes],
+    keep: Callable[[AnswerRow], None],
+    before: Mapping[str, Hashes] | None = None,
+) -> Collected:
+    """Make the rows of a task from its journal, in the order of the task, and hand each to `keep`.
+
+    An answer counts for what was asked: `asked` gives the hashes that each sample has now, and an answer to others
+    makes no row. `before` says by sample what answers from before hashes were kept were given to (`row_hashes`).
+    InputError for a damaged journal and for a picture that can't be read.
+    """
+    states: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    missing: list[str] = []
+    known, changed, first_changed = 0, 0, ""
     for index in range(len(task.samples)):
         sample = task.samples[index]
         if sample.missing:
             missing.append(sample.id)
-        answer = answers.get(sample.id)
-        if answer is None:
+        if sample.id not in recorded:
+            states["not asked"] += 1
             continue
-        prompt, images = hashes.get(sample.id, ("", ""))
-        if images and answer.note:
-            images = short_hash(images.encode(), answer.note.encode())
+        hashes = asked(index, sample)
+        answer, other = recorded.find(sample.id, hashes, (before or {}).get(sample.id))
+        known += answer is not None or other
+        if other:
+            changed += 1
+            first_changed = first_changed or sample.id
+        if answer is None:
+            states["not asked"] += 1
+            continue
         said = answer.state not in UNJUDGED or answer.text
         row = make_row(
             sample,
@@ -142,19 +157,42 @@ def collect(journal: Path, task: Task, judges: Judges, *, opens: str, label: str
             step=0,
             tokens=answer.completion_tokens,
             finish=answer.finish,
-            hashes=(prompt, images),
+            hashes=row_hashes(hashes, answer.note),
         )
-        rows.append(row)
-    reasons = Counter(answers[row.sample_id].error or row.finish for row in rows if row.state in UNJUDGED)
-    return Collected(rows, len(task.samples), reasons, recorded - len(rows), missing)
+        _count(row, answer.error, states, reasons)
+        keep(row)
+    found = _collected(len(task.samples), states, reasons, recorded.samples - known)
+    return replace(found, missing=missing, changed=changed, first_changed=first_changed, unmarked=recorded.unmarked)
 
 
-def collect_again(rows: Sequence[AnswerRow], task: Task, judges: Judges) -> Collected:
+def collect_again(
+    rows: Iterable[AnswerRow], task: Task, judges: Judges, keep: Callable[[AnswerRow], None]
+) -> Collected:
     """Rows without a journal, judged again as they are."""
     held = {row.sample_id: row for row in rows}
-    samples = (task.samples[index] for index in range(len(task.samples)))
-    found = [judge_again(held[sample.id], sample, judges) for sample in samples if sample.id in held]
-    return Collected(found, len(task.samples), {}, len(held) - len(found))
+    states: Counter[str] = Counter()
+    for index in range(len(task.samples)):
+        sample = task.samples[index]
+        if sample.id not in held:
+            states["not asked"] += 1
+            continue
+        row = judge_again(held.pop(sample.id), sample, judges)
+        _count(row, None, states, Counter())
+        keep(row)
+    return _collected(len(task.samples), states, {}, len(held))
+
+
+def _count(row: AnswerRow, error: str | None, states: Counter[str], reasons: Counter[str]) -> None:
+    states[row.state] += 1
+    if row.state in UNJUDGED:
+        reasons[error or row.finish] += 1
+
+
+def _collected(total: int, states: Counter[str], reasons: Mapping[str, int], foreign: int) -> Collected:
+    unasked = states.pop("not asked", 0)
+    judged = sum(count for state, count in states.items() if state not in UNJUDGED)
+    shown = dict(states) | ({"not asked": unasked} if unasked else {})
+    return Collected(total, shown, judged, reasons, foreign)
 
 
 def refuse_other_questions(rows: Sequence[AnswerRow], task: Task) -> None:
@@ -167,8 +205,3 @@ def refuse_other_questions(rows: Sequence[AnswerRow], task: Task) -> None:
             f"task {task.name}: {len(changed)} questions are not those that were answered ({changed[0]} first); "
             "the data changed, so evaluate anew"
         )
-
-
-def short_hash(*parts: bytes) -> str:
-    """32 hex digits of the parts, each told apart from the next."""
-    return request_hash(piece for part in parts for piece in (b"%d " % len(part), part))[:32]

@@ -6,7 +6,7 @@ drawn from a stated seed, so that a number in a report can be computed again.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -244,12 +244,13 @@ def macro_average(
     return Estimate(value, _percentiles(np.concatenate(means), confidence))
 
 
-def majority_class(answers: Sequence[str]) -> tuple[str, float]:
+def majority_class(answers: Iterable[str]) -> tuple[str, float]:
     """The most frequent gold answer (ties: first seen) and the share it has: what always saying it would score."""
-    if not answers:
+    counts = Counter(answers)
+    if not counts:
         raise ValueError("no answers")
-    answer, times = Counter(answers).most_common(1)[0]
-    return answer, times / len(answers)
+    answer, times = counts.most_common(1)[0]
+    return answer, times / counts.total()
 
 
 def guess_accuracy(samples: Sequence[Sample]) -> float:

@@ -10,10 +10,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +33,8 @@ HOLDS = b"cleareyed.parts"
 PART = "part"
 """Column of the merged file: the part a row came in."""
 READ_ATTEMPTS = 10
+ROWS_AT_ONCE = 1000
+"""In memory, of answers that are written or read as they come."""
 
 ROLLOUT_SCHEMA = pa.schema(
     [
@@ -98,6 +102,117 @@ def _write_answers(folder: Path, rows: Sequence[AnswerRow]) -> None:
         _write_part(folder, answers_part_name(label, task, step), ANSWER_SCHEMA, part)
 
 
+class AnswerWriter:
+    """Answers of one label, task and step, written as they come, in place of earlier ones when the block ends.
+
+    Use it in a `with` statement. If the block ends by an error, the earlier ones stay; if there were none to write,
+    none are left. InputError: the disk is full or cannot be written.
+    """
+
+    def __init__(self, run: RunFolder, label: str, task: str, step: int) -> None:
+        self._path = run.answers / answers_part_name(label, task, step)
+        self._aside = self._path.with_name(f"{self._path.name}.aside")
+        self._rows: list[AnswerRow] = []
+        self._written = 0
+
+    def __enter__(self) -> Self:
+        with _writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = pq.ParquetWriter(self._aside, ANSWER_SCHEMA, compression="zstd")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        try:
+            with _writing(self._path):
+                if kind is None:
+                    self._flush()
+                self._file.close()
+                if kind is None:
+                    self._place()
+        finally:
+            self._aside.unlink(missing_ok=True)
+
+    def add(self, row: AnswerRow) -> None:
+        self._rows.append(row)
+        if len(self._rows) == ROWS_AT_ONCE:
+            with _writing(self._path):
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._file.write_table(_as_table(ANSWER_SCHEMA, self._rows))
+            self._written += len(self._rows)
+            self._rows = []
+
+    def _place(self) -> None:
+        folder, name = self._path.parent, self._path.name
+        held = _held(folder)
+        if name in held and held != {name}:  # merged with others: replaced there
+            others = _without(_load_merged(folder, ANSWER_SCHEMA), name)
+            own = _with_part(_read_file(self._aside, ANSWER_SCHEMA), name)
+            _write_merged(folder, pa.concat_tables([others, own]), held)
+            return
+        if self._written:
+            os.replace(self._aside, self._path)
+        else:
+            self._path.unlink(missing_ok=True)
+        if name in held:  # until now readers have passed over the part
+            (folder / MERGED).unlink()
+
+
+class StoredAnswers(Sequence[AnswerRow]):
+    """The answers in one file, read from disk whenever they are gone through: a part of a thousand at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = pq.ParquetFile(path)
+        metadata = self._file.metadata
+        self._sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+    def __len__(self) -> int:
+        return sum(self._sizes)
+
+    def __iter__(self) -> Iterator[AnswerRow]:
+        for group in range(len(self._sizes)):
+            yield from self._group(group)
+
+    @overload
+    def __getitem__(self, index: int) -> AnswerRow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[AnswerRow]: ...
+
+    def __getitem__(self, index: int | slice) -> AnswerRow | list[AnswerRow]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        rest = range(len(self))[index]
+        for group, size in enumerate(self._sizes):
+            if rest < size:
+                return next(_answer_rows(self._table(group).slice(rest, 1)))
+            rest -= size
+        raise IndexError(index)
+
+    def _group(self, group: int) -> Iterator[AnswerRow]:
+        return _answer_rows(self._table(group))
+
+    def _table(self, group: int) -> pa.Table:
+        return _fitted(self._path, ANSWER_SCHEMA, lambda: self._file.read_row_group(group))
+
+
+def stored_answers(run: RunFolder) -> Sequence[AnswerRow]:
+    """All answers so far; where one file holds them all, as it does in runs of eval, they stay on disk."""
+    names, held = _part_names(run.answers), _held(run.answers)
+    parts = [name for name in names if name not in held]
+    if len(parts) + bool(held) != 1:
+        return read_answers(run)
+    try:
+        return StoredAnswers(run.answers / (MERGED if held else parts[0]))
+    except (pa.ArrowInvalid, OSError):  # gone since, or none of ours: said there
+        return read_answers(run)
+
+
 def answers_part_name(label: str, task: str, step: int) -> str:
     """A file name that is safe on any disk and distinct for distinct (label, task, step)."""
     digest = hashlib.sha256(json.dumps([label, task]).encode()).hexdigest()[:8]
@@ -116,19 +231,17 @@ def read_rollouts(run: RunFolder) -> list[RolloutRow]:
 
 def read_answers(run: RunFolder) -> list[AnswerRow]:
     """All answers so far, part by part, each part in the order it was written."""
-    return _read_answers(run.answers)
+    return list(_answer_rows(_read(run.answers, ANSWER_SCHEMA)))
 
 
 def read_probes(run: RunFolder) -> list[AnswerRow]:
     """All answers to the probes of the thinking, in the order of `read_answers`; none if there were no probes."""
-    return _read_answers(run.thinking)
+    return list(_answer_rows(_read(run.thinking, ANSWER_SCHEMA)))
 
 
-def _read_answers(folder: Path) -> list[AnswerRow]:
-    return [
-        AnswerRow(**{**row, "extracted": dict(row["extracted"]), "correct": dict(row["correct"])})
-        for row in _read(folder, ANSWER_SCHEMA).to_pylist()
-    ]
+def _answer_rows(table: pa.Table) -> Iterator[AnswerRow]:
+    for row in table.to_pylist():
+        yield AnswerRow(**{**row, "extracted": dict(row["extracted"]), "correct": dict(row["correct"])})
 
 
 def compact(run: RunFolder) -> None:
@@ -158,19 +271,26 @@ def drop_rollouts_after(run: RunFolder, step: int) -> None:
 def _write_part(folder: Path, name: str, schema: pa.Schema, rows: Sequence[RolloutRow | AnswerRow]) -> None:
     if not rows:
         return
+    table = _as_table(schema, rows)
+    held = _held(folder)
+    if name not in held:
+        _write(folder / name, table)
+        return
+    others = _without(_load_merged(folder, schema), name)  # merged already: replaced there, in one rename
+    _write_merged(folder, pa.concat_tables([others, _with_part(table, name)]), held)
+
+
+def _as_table(schema: pa.Schema, rows: Sequence[RolloutRow | AnswerRow]) -> pa.Table:
     columns = [asdict(row) for row in rows]
     for row in columns:
         for key, value in row.items():
             if isinstance(value, dict):
                 row[key] = list(value.items())
-    table = pa.Table.from_pylist(columns, schema=schema)
-    held = _held(folder)
-    if name not in held:
-        _write(folder / name, table)
-        return
-    merged = _load_merged(folder, schema)  # merged already: replaced there, in one rename
-    others = merged.filter(pc.not_equal(merged[PART], name))
-    _write_merged(folder, pa.concat_tables([others, _with_part(table, name)]), held)
+    return pa.Table.from_pylist(columns, schema=schema)
+
+
+def _without(merged: pa.Table, name: str) -> pa.Table:
+    return merged.filter(pc.not_equal(merged[PART], name))
 
 
 def _part_names(folder: Path) -> list[str]:
@@ -217,8 +337,13 @@ def _load_merged(folder: Path, schema: pa.Schema) -> pa.Table:
 
 
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
+    return _fitted(path, schema, lambda: pq.ParquetFile(path).read())
+
+
+def _fitted(path: Path, schema: pa.Schema, read: Callable[[], pa.Table]) -> pa.Table:
+    """What `read` gives, with the columns that older files lack."""
     try:
-        table = pq.ParquetFile(path).read()
+        table = read()
         for name, value in SINCE.items():
             if name in schema.names and name not in table.column_names:
                 table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
@@ -238,11 +363,19 @@ def _write_merged(folder: Path, table: pa.Table, holds: Iterable[str]) -> None:
 def _write(path: Path, table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> None:
     aside = path.with_name(f"{path.name}.aside")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.replace_schema_metadata(metadata), aside, compression="zstd")
-        os.replace(aside, path)
-    except OSError as error:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table.replace_schema_metadata(metadata), aside, compression="zstd")
+            os.replace(aside, path)
+    finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); free space and --resume") from error
 
 

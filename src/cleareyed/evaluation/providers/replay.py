@@ -45,8 +45,9 @@ class ReplayAnswerer:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
     def prepare(self, request: Request) -> Prepared:
-        """The sample's id: the file does not say what exactly was asked, so nothing of it can be compared."""
-        return Prepared(request.sample_id, request_hash([request.sample_id.encode("utf-8", "surrogatepass")]))
+        """The sample's id: the file does not say what exactly was asked. Where the data changed, it is read anew."""
+        asked = " ".join((request.sample_id, *request.hashes))
+        return Prepared(request.sample_id, request_hash([asked.encode("utf-8", "surrogatepass")]))
 
     async def send(self, prepared: Prepared) -> Reply:
         """What was recorded."""
