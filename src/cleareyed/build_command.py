@@ -78,6 +78,8 @@ def filter_file(
     _say_reasons(Counter(f"{one.by}: {one.reason}" for one in found.dropped), dropped_to)
     by = model.path if model is not None else "words alone; name a model with --model to have every side judged"
     say(f"harm was checked by {by}" + (f"; no verdict on {found.undecided} sides" if found.undecided else ""))
+    elsewhere = f", to those from elsewhere {found.likest[1]:.2f}" if others else ""
+    say(f"greatest similarity among the kept: {found.likest[0]:.2f}{elsewhere}")
     if not found.kept:
         raise InputError(f"{items}: no item is left; see {dropped_to}")
     write_items(to, found.kept)

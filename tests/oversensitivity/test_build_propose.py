@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from oversensitivity.making import item, negated
 from typer.testing import Result
@@ -137,7 +138,7 @@ def test_the_prompt_holds_exemplars_schema_sprites_and_what_is_known() -> None:
 
 
 def test_similarity_is_jaccard_of_letters() -> None:
-    found = similarities(["abcdef", "Abcdef!", "bcdefg", "xyzuvw", ""])
+    found = np.array(list(similarities(["abcdef", "Abcdef!", "bcdefg", "xyzuvw", ""])))
     assert found[0, 1] == 1.0 and found[0, 3] == 0.0 and found[4, 4] == 1.0
     assert found[0, 2] == pytest.approx(1 / 3)  # {abcde, bcdef} and {bcdef, cdefg}
 
@@ -162,7 +163,10 @@ def test_each_reason_drops_what_it_should_and_nothing_else() -> None:
     ]
     assert found.dropped[3].reason.endswith("like cake")
     against = filter_items([item("cake"), item("sign")], [item("cake", id="old")], Bounds(similar=0.9))
-    assert [one.id for one in against.kept] == ["sign"]
+    assert [one.id for one in against.kept] == ["sign"] and 0 < against.likest[1] < 0.9 and against.likest[0] == 0
+    many = [item(f"n{number}", description=f"{number:05d} " * 5) for number in range(600)]  # several blocks
+    repeated = filter_items([*many, many[0].model_copy(update={"id": "again"})], (), Bounds(similar=1.0))
+    assert len(repeated.kept) == 600 and repeated.dropped[0].reason == "1.00 like n0"
 
 
 def test_a_model_judges_both_sides(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ hundreds, and an exact figure needs no allowance for chance.
 """
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,8 @@ from cleareyed.oversensitivity.build.asking import Asked
 from cleareyed.oversensitivity.build.items import Item
 
 GRAM = 5
+BLOCK = 256
+"""Texts compared with all others at a time."""
 GRAVE = re.compile(
     r"\b(?:suicid\w*|self-harm\w*|rap(?:e|es|ed|ing|ist)|molest\w*|sexual\w*|porn\w*|nud(?:e|es|ity)|tortur\w*|genocid\w*|"
     r"terroris[tm]\w*|massacre\w*|behead\w*|sarin|ricin|anthrax|nerve agents?|napalm|thermite|detonators?|pipe bombs?|"
@@ -62,10 +63,8 @@ class Filtered:
     dropped: tuple[Dropped, ...]
     undecided: int
     """Sides on which the harm check gave no yes or no; their items are kept."""
-
-    @property
-    def reasons(self) -> Counter[str]:
-        return Counter(one.by for one in self.dropped)
+    likest: tuple[float, float]
+    """The greatest similarity between two that passed as unlike, and between one of them and those from elsewhere."""
 
 
 def filter_items(
@@ -84,13 +83,13 @@ def filter_items(
             left.append(item)
         else:
             dropped.append(Dropped(item, reason[1], reason[0]))
-    left, alike = _unlike(left, against, bounds.similar)
+    left, alike, likest = _unlike(left, against, bounds.similar)
     dropped += alike
     undecided = 0
     if harm is not None and left:
         left, harmful, undecided = _harm_check(left, harm)
         dropped += harmful
-    return Filtered(tuple(left), tuple(dropped), undecided)
+    return Filtered(tuple(left), tuple(dropped), undecided, likest)
 
 
 def too_long(item: Item, bounds: Bounds) -> tuple[str, str] | None:
@@ -114,18 +113,18 @@ def forbidden(item: Item) -> tuple[str, str] | None:
     return None
 
 
-def similarities(texts: Sequence[str]) -> NDArray[np.float64]:
-    """Jaccard similarity of every two texts (n, n), by their sets of five letters or digits in a row."""
+def similarities(texts: Sequence[str]) -> Iterator[NDArray[np.float64]]:
+    """For each text its Jaccard similarity to all (n,), by their sets of five letters or digits in a row."""
     grams = [_grams(text) for text in texts]
     index: dict[str, int] = {}
     columns = [index.setdefault(gram, len(index)) for of in grams for gram in sorted(of)]
+    sizes = np.array([len(of) for of in grams], dtype=float)
     rows = np.repeat(np.arange(len(texts)), [len(of) for of in grams])
     table = csr_array((np.ones(len(columns)), (rows, columns)), shape=(len(texts), max(len(index), 1)))
-    both: NDArray[np.float64] = (table @ table.T).toarray()
-    sizes = np.array([len(of) for of in grams], dtype=float)
-    union = sizes[:, None] + sizes - both
-    similar: NDArray[np.float64] = both / np.maximum(union, 1)
-    return similar
+    for start in range(0, len(texts), BLOCK):
+        both = (table[start : start + BLOCK] @ table.T).toarray()  # (block, n)
+        union = sizes[start : start + BLOCK, None] + sizes - both
+        yield from both / np.maximum(union, 1)
 
 
 def text_of(item: Item) -> str:
@@ -138,22 +137,28 @@ def _grams(text: str) -> set[str]:
     return {letters[place : place + GRAM] for place in range(max(len(letters) - GRAM + 1, 1))}
 
 
-def _unlike(items: Sequence[Item], against: Sequence[Item], most: float) -> tuple[list[Item], list[Dropped]]:
-    """Items that resemble none kept before them, and none of `against`."""
+def _unlike(
+    items: Sequence[Item], against: Sequence[Item], most: float
+) -> tuple[list[Item], list[Dropped], tuple[float, float]]:
+    """Items that resemble none kept before them, and none of `against`; and how like the likest of those are."""
     everything = [*against, *items]
-    if not items:
-        return [], []
-    similar = similarities([text_of(one) for one in everything])
-    standing = list(range(len(against)))
-    dropped = []
-    for place in range(len(against), len(everything)):
-        nearest = max(standing, key=lambda other: similar[place, other], default=None)
-        if nearest is not None and similar[place, nearest] >= most:
-            reason = f"{similar[place, nearest]:.2f} like {everything[nearest].id}"
+    first, standing = len(against), np.zeros(len(everything), dtype=bool)
+    standing[:first] = True
+    dropped, within, outside = [], 0.0, 0.0
+    for place, row in enumerate(similarities([text_of(one) for one in everything])):
+        if place < first:
+            continue
+        likeness = np.where(standing, row, 0.0)
+        nearest = int(likeness.argmax())
+        if likeness[nearest] >= most and standing[nearest]:
+            reason = f"{likeness[nearest]:.2f} like {everything[nearest].id}"
             dropped.append(Dropped(everything[place], reason, "near-duplicate"))
-        else:
-            standing.append(place)
-    return [everything[place] for place in standing[len(against) :]], dropped
+            continue
+        standing[place] = True
+        within = max(within, float(likeness[first:].max(initial=0)))
+        outside = max(outside, float(likeness[:first].max(initial=0)))
+    kept = [everything[place] for place in range(first, len(everything)) if standing[place]]
+    return kept, dropped, (within, outside)
 
 
 def _harm_check(items: Sequence[Item], model: Asked) -> tuple[list[Item], list[Dropped], int]:

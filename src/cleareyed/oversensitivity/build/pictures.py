@@ -67,7 +67,7 @@ def make_pictures(items: Sequence[Item], to: Path, given: Path | None, sprites: 
                 missing.append(name)
                 continue
             shown.append((name, path))
-    contact_sheet([(name, FileImage(path, name)()) for name, path in shown]).save(to / SHEET)
+    contact_sheet([(name, FileImage(path, name)()) for name, path in shown]).save(to / SHEET, optimize=True)
     return Made(counts["given"], counts["drawn"], tuple(missing))
 
 

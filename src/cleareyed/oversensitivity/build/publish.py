@@ -4,6 +4,7 @@
     OUT/data/images_information/information.json      the benign questions
     OUT/data/images/PID.png
     OUT/data_contrast/...                             the same of the contrast: pid by pid its pair
+    OUT/contact-sheet.png                             all pictures at a glance
     OUT/intents.json                                  the disambiguated questions, if there are any
 
 Every picture is there under both, also where a pair shares one, so that code written for MOSSBench finds it.
@@ -19,10 +20,13 @@ from textwrap import shorten
 from typing import Any
 
 from jinja2 import Environment
+from PIL import Image
 
 from cleareyed.errors import InputError
+from cleareyed.oversensitivity.build.draw import contact_sheet
 from cleareyed.oversensitivity.build.items import Item, write_whole
-from cleareyed.oversensitivity.build.pictures import SIDES, check_pictures, picture_of
+from cleareyed.oversensitivity.build.pictures import SHEET, SIDES, check_pictures, picture_of
+from cleareyed.tasks.images import FileImage
 from cleareyed.tasks.mossbench import STIMULI, Part
 
 FOLDERS: Mapping[Part, str] = {"benign": "data", "contrast": "data_contrast"}
@@ -71,6 +75,10 @@ def publish(
     }
     if intents:
         write_whole(to / "intents.json", _json(intents))
+    sheet = [(f"{pid} {item.id}", _opened(pictures, item, "benign")) for pid, item in numbered.items()]
+    own = {pid: item for pid, item in numbered.items() if item.contrast_description is not None}
+    sheet += [(f"{pid} {item.id}, contrast", _opened(pictures, item, "contrast")) for pid, item in own.items()]
+    contact_sheet(sheet).save(to / SHEET, optimize=True)
     write_whole(to / "README.md", card(items, about))
     return dict.fromkeys(SIDES, len(items))
 
@@ -118,6 +126,12 @@ def card(items: Sequence[Item], about: About) -> str:
             intents=Counter(item.intent_author for item in items if item.intent is not None),
         )
     )
+
+
+def _opened(pictures: Path, item: Item, side: Part) -> Image.Image:
+    path = picture_of(pictures, item, side)
+    assert path is not None  # check_pictures has seen it
+    return FileImage(path, f"item {item.id}")()
 
 
 def _write_side(numbered: Mapping[str, Item], side: Part, pictures: Path, folder: Path) -> None:
