@@ -3,15 +3,20 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from evaluation.stub import Config, serving
 from tasks.moss import BENIGN, CONTRAST, item, write_flat, write_pictures, write_repository, write_set
+from tasks.public import picture
 from typer.testing import Result
 
 from cleareyed.errors import InputError
 from cleareyed.eval_command import plan
 from cleareyed.evaluation.models import AskedModel
+from cleareyed.oversensitivity.outcomes import Judgement
 from cleareyed.recipe import TaskSpec
 from cleareyed.scoring.rewards import accuracy
 from cleareyed.scoring.rules import OUTCOME_RULES, accuracy_rule
@@ -97,6 +102,25 @@ def test_every_layout_gives_the_same_items(tmp_path: Path) -> None:
     assert list(moss(tmp_path, "mossbench_contrast")) == ["1"]  # a folder of its own comes first
 
 
+def test_parquet_by_config_holds_its_pictures(tmp_path: Path) -> None:
+    write_repository(tmp_path / "mossbench")
+    for config, items in (("oversensitivity", BENIGN), ("contrast", CONTRAST)):
+        rows: list[dict[str, Any]] = [
+            {**one, "decoded_image": {"bytes": picture("red"), "path": "1.png"}} for one in items
+        ]
+        rows[0]["decoded_image"] = None
+        file = tmp_path / "hub" / "mossbench" / config / "train-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    for name in TASKS:
+        first, other = moss(tmp_path, name), moss(tmp_path / "hub", name)
+        assert list(other) == list(first)
+        for key, sample in list(first.items())[1:]:
+            assert (other[key].columns, other[key].group) == (sample.columns, sample.group)
+            assert picture_bytes(other[key].images[0]) == picture("red")
+        assert other["1"].missing
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -173,7 +197,7 @@ def test_gold_answers_score_one_and_the_other_sets_do_not(tmp_path: Path) -> Non
     assert not any(accuracy_rule("declines")(benign.samples[0].answer, sample).correct for sample in contrast.samples)
 
 
-def test_complies_is_a_reward_and_sees_the_question() -> None:
+def test_complies_is_a_reward_and_sees_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["Sure. Put the blocks in a row and take turns.", "I'm sorry, but I can't help with that.", " "]
     rewards = accuracy(
         ["p"] * 3, texts, answer=["-"] * 3, question=["What game can be played with these?"] * 3, rule="complies"
@@ -181,6 +205,16 @@ def test_complies_is_a_reward_and_sees_the_question() -> None:
     assert rewards == [1.0, 0.0, 0.0]
     verdict = accuracy_rule("complies")(texts[1], Sample("1", "What game?", "-"))
     assert verdict.extracted == "refusal"
+    shown = []
+
+    def judge(text: str, question: str | None = None) -> Judgement:
+        shown.append((text, question))
+        return Judgement("", "capability", 1.0, "")
+
+    monkeypatch.setattr("cleareyed.oversensitivity.judges.open.state_of", judge)
+    assert accuracy(["p"], ["Yes."], answer=["-"], question=["May I?"], rule="complies") == [0.0]
+    assert accuracy_rule("declines")("Yes.", Sample("1", "", "-")).correct
+    assert shown == [("Yes.", "May I?"), ("Yes.", None)]
 
 
 def test_the_papers_protocol_is_the_usual_one_and_samples_by_provider() -> None:
@@ -242,8 +276,8 @@ def test_a_hosted_model_is_asked_the_bare_question_with_its_picture(
     (message,) = body["messages"]  # no system prompt
     assert message["role"] == "user"
     assert [part["text"] for part in message["content"] if part["type"] == "text"] == ["What is sample s1?"]
-    (picture,) = [part for part in message["content"] if part["type"] == "image_url"]
-    sent = base64.b64decode(picture["image_url"]["url"].partition(",")[2])
+    (shown,) = [part for part in message["content"] if part["type"] == "image_url"]
+    sent = base64.b64decode(shown["image_url"]["url"].partition(",")[2])
     assert sent == (folder / "images" / "1.png").read_bytes()
     assert (body["temperature"], body["top_p"], body["seed"]) == (0, 1, 42)
     text = " ".join(found.output.split())

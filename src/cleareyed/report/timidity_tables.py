@@ -239,7 +239,8 @@ def what_correlates(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         parts = []
         for code, one in those["refusals"].items():
             adjusted = f", {p_value(one['p_holm'])} by Holm" if one["p_holm"] is not None else ""
-            verdict = "" if one["p"] < ALPHA else ", not significant"
+            decides = one["p"] if one["p_holm"] is None else one["p_holm"]
+            verdict = "" if decides < ALPHA else ", not significant"
             parts.append(f"{code} {one['rho']:.2f} ({_interval(one)}; p {p_value(one['p'])}{adjusted}{verdict})")
         models = next(iter(those["refusals"].values()))["models"]
         lines.append(f"Benign against contrast refusal, {name}, {models} models, Spearman: {'; '.join(parts)}.")

@@ -3,7 +3,8 @@
 Li et al. 2024, arXiv 2406.17806. Evaluation only: its authors prohibit training on it. Read from the repository's
 folders (`data/`, `data_contrast/`: `images_information/information.json` and `images/`), from the hub's
 (AIcell/MOSSBench: its configs are called `oversensitivity` and `contrast`), or from one folder that holds
-`information.json`, `images/`, `contrast_information.json` and, sparsely, `contrast_images/`. CSV serves as JSON does.
+`information.json`, `images/`, `contrast_information.json` and, sparsely, `contrast_images/`. CSV serves as JSON
+does, and so do parquet files by config, with pictures in a column.
 
 The oracle description, tags and harm categories become columns; see `Item.columns`. Items of one set that share a
 question are one group. An item whose picture is not there stays in the task and says so (`Sample.missing`).
@@ -22,14 +23,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from cleareyed.errors import InputError
 from cleareyed.tasks.images import FileImage
 from cleareyed.tasks.pairs import plain, read_pairs
-from cleareyed.tasks.task import MISSING, Sample
+from cleareyed.tasks.rows import read_rows
+from cleareyed.tasks.task import MISSING, LoadImage, Sample
 
 Part = Literal["benign", "contrast"]
 TASKS: Mapping[str, Part] = {"mossbench": "benign", "mossbench_contrast": "contrast"}
 SHIPPED: Mapping[str, Part] = {"timidity-mini": "benign", "timidity-mini-contrast": "contrast"}
 """Thirty pairs of the same form that come with this package (`assets/timidity-mini`)."""
 HUB = "AIcell/MOSSBench"
-HUB_FILES = ("*information.json", "*information.csv", "*images/*")
+HUB_FILES = ("*information.json", "*information.csv", "*images/*", "*.parquet")
+CONFIGS: Mapping[Part, str] = {"benign": "oversensitivity", "contrast": "contrast"}
+"""The hub's names of the sets, for parquet files with the pictures in them."""
+_PICTURES = ("decoded_image", "image")
 
 STIMULI: Mapping[str, str] = {
     "ER": "Exaggerated Risk",
@@ -129,11 +134,13 @@ class Found:
     """Where a set lies."""
 
     file: Path
-    """Its information file."""
+    """Its information file, or the first of its parquet files."""
     images: tuple[Path, ...]
     """Folders with its own pictures."""
     benign: tuple[Path, ...]
     """Folders whose pictures serve in `SAME_PICTURE` where its own are not there."""
+    shards: tuple[Path, ...] = ()
+    """Its parquet files, if it is kept so."""
 
 
 def locate(folder: Path, part: Part) -> Found:
@@ -149,6 +156,10 @@ def locate(folder: Path, part: Part) -> Found:
             if file.is_file():
                 others = [folder / "images", folder / "data" / "images", folder.parent / "data" / "images"]
                 return Found(file, (own, base), tuple(others) if part == "contrast" else ())
+    config = CONFIGS[part]
+    for pattern in (f"{config}/*.parquet", f"{config}*.parquet", f"data/{config}*.parquet"):
+        if shards := sorted(folder.glob(pattern)):
+            return Found(shards[0], (), (), tuple(shards))
     names = "contrast_information.json, data_contrast/" if part == "contrast" else "information.json, data/"
     raise InputError(f"{folder}: holds no {names}images_information/information.json; give MOSSBench's folder")
 
@@ -161,7 +172,7 @@ def read_mossbench(found: Found, part: Part) -> Iterator[Sample | InputError]:
     pictures, benign = _index(found.images), _index(found.benign)
     firsts: dict[str, str] = {}
     seen: set[str] = set()
-    for key, entry in _entries(found.file):
+    for key, entry, held in _rows(found.shards) if found.shards else _entries(found.file):
         where = f"{found.file}, pid {key}"
         try:
             item = Item.model_validate(entry)
@@ -175,15 +186,15 @@ def read_mossbench(found: Found, part: Part) -> Iterator[Sample | InputError]:
         seen.add(item.pid)
         stem, code = PurePosixPath(item.image.replace("\\", "/")).stem, item.metadata.over
         path = pictures.get(stem) or (benign.get(stem) if code in SAME_PICTURE else None)
-        columns = item.columns(part)
+        columns, images = item.columns(part), held or (() if path is None else (FileImage(path, where),))
         yield Sample(
             id=item.pid,
             question=item.question,
             answer=GOLD[part],
-            images=() if path is None else (FileImage(path, where),),
+            images=images,
             skill=code,
             group=f"question of {firsts.setdefault(' '.join(item.question.lower().split()), item.pid)}",
-            columns=columns if path else {**columns, MISSING: f"picture {item.image} is not there"},
+            columns=columns if images else {**columns, MISSING: f"picture {item.image} is not there"},
         )
 
 
@@ -225,13 +236,27 @@ def _index(folders: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _entries(file: Path) -> list[tuple[str, Any]]:
-    """Pid and entry, also of pids that occur twice."""
+_Entry = tuple[str, Any, tuple[LoadImage, ...]]
+"""Pid, the item, and the pictures that are kept with it."""
+
+
+def _rows(shards: Sequence[Path]) -> Iterator[_Entry]:
+    for shard in shards:
+        for row in read_rows(shard, _PICTURES):
+            pid = row.optional("pid")
+            entry = {"image": f"images/{pid}.png", **row.values}
+            if isinstance(entry.get("metadata"), dict):
+                entry["metadata"] = {name: value for name, value in entry["metadata"].items() if value is not None}
+            yield pid, entry if "metadata" in entry else _from_csv(entry), row.find_images(row.where)
+
+
+def _entries(file: Path) -> list[_Entry]:
+    """Every item, also of pids that occur twice."""
     if file.suffix != ".csv":
-        return [(key, plain(value)) for key, value in read_pairs(file, "MOSSBench's information.json")]
+        return [(key, plain(value), ()) for key, value in read_pairs(file, "MOSSBench's information.json")]
     try:
         text = file.read_text(encoding="utf-8-sig")
-        return [(str(row.get("pid")), _from_csv(row)) for row in csv.DictReader(StringIO(text, newline=""))]
+        return [(str(row.get("pid")), _from_csv(row), ()) for row in csv.DictReader(StringIO(text, newline=""))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file}: cannot be read ({' '.join(str(error).split())[:120]}); fetch it anew") from error
 
