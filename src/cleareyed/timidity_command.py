@@ -19,7 +19,7 @@ from cleareyed.oversensitivity.outcome_rows import OutcomeRow
 from cleareyed.oversensitivity.outcomes import Judge
 from cleareyed.oversensitivity.plane import Point, measured_point, published_points
 from cleareyed.oversensitivity.published import published_results
-from cleareyed.oversensitivity.rates import rates, repeated, two_by_two
+from cleareyed.oversensitivity.rates import two_by_two
 from cleareyed.oversensitivity.runs import SEEING, Asked, by_id, judge_answers, known_samples, pairs_of, together
 from cleareyed.recipe import GrpoRecipe, SftRecipe
 from cleareyed.recipe_files import load_recipe
@@ -238,7 +238,7 @@ def _figures(
     """Every figure of the tables."""
     measured = []
     for one in asked:
-        spread = repeated(one.runs)
+        spread = one.repeated
         measured.append(
             {
                 "model": one.model,
@@ -246,7 +246,7 @@ def _figures(
                 "set": one.part,
                 "step": one.step,
                 "runs": len(one.runs),
-                **asdict(rates(one.rows)),
+                **asdict(one.rates),
                 "repeated": asdict(spread) if spread else None,
             }
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import PurePath
 
 from cleareyed.oversensitivity.outcome_rows import (
@@ -15,6 +16,7 @@ from cleareyed.oversensitivity.outcome_rows import (
     write_outcomes,
 )
 from cleareyed.oversensitivity.outcomes import Judge
+from cleareyed.oversensitivity.rates import Rates, Repeated, rates, repeated
 from cleareyed.records.rows import AnswerRow
 from cleareyed.records.run import RunFolder
 from cleareyed.tasks.images import picture_bytes
@@ -35,7 +37,16 @@ class Asked:
     step: int
     runs: tuple[tuple[OutcomeRow, ...], ...]
 
-    @property
+    @cached_property
+    def rates(self) -> Rates:
+        return rates(self.rows)
+
+    @cached_property
+    def repeated(self) -> Repeated | None:
+        """None where it was asked once."""
+        return repeated(self.runs)
+
+    @cached_property
     def rows(self) -> list[OutcomeRow]:
         """Of all runs. Where there are several, an item is a group, so that it is drawn with its repetitions."""
         if len(self.runs) == 1:

@@ -10,7 +10,6 @@ from markupsafe import Markup
 from cleareyed.errors import InputError
 from cleareyed.oversensitivity.outcome_rows import OutcomeRow
 from cleareyed.oversensitivity.plane import Point, published_points
-from cleareyed.oversensitivity.rates import rates
 from cleareyed.oversensitivity.runs import Asked
 from cleareyed.report.gallery import inline_png
 from cleareyed.report.pages import environment
@@ -84,7 +83,7 @@ def timidity_page(
         .render(
             judge=judge,
             names=[name_of(one) for one in asked],
-            tiles=[(name_of(one), rates(one.rows)) for one in asked],
+            tiles=[(name_of(one), one.rates) for one in asked],
             bars=_bars(asked),
             states=svg(outcome_bars(_states(asked)), "Shares of the outcomes by model."),
             grids=_grids(asked, pairs, points),
@@ -116,7 +115,7 @@ def _grids(asked: Sequence[Asked], pairs: Sequence[tuple[Asked, Asked]], points:
 def _bars(asked: Sequence[Asked]) -> Markup:
     summaries: dict[str, Any] = {}
     for one in asked:
-        found = rates(one.rows)
+        found = one.rates
         whole = bar_of(found.whole)
         if whole:
             parts = {STIMULI.get(code, code): bar_of(rate) for code, rate in found.by_stimulus.items()}
@@ -130,7 +129,7 @@ def _bars(asked: Sequence[Asked]) -> Markup:
 
 
 def _states(asked: Sequence[Asked]) -> dict[str, Any]:
-    return {name_of(one): rates(one.rows).states for one in asked}
+    return {name_of(one): one.rates.states for one in asked}
 
 
 def _planes(points: Sequence[Point]) -> tuple[Markup | None, Markup | None, list[str]]:

@@ -23,7 +23,7 @@ from cleareyed.oversensitivity.plane import (
     published,
     published_points,
 )
-from cleareyed.oversensitivity.rates import Rates, rates, repeated, two_by_two
+from cleareyed.oversensitivity.rates import Rates, two_by_two
 from cleareyed.oversensitivity.runs import Asked
 from cleareyed.report.words import MISSING, p_value, percent, percent_range, visible
 from cleareyed.tasks.mossbench import STIMULI
@@ -61,7 +61,7 @@ def name_of(one: Asked) -> str:
 
 def rates_table(asked: Sequence[Asked], title: str) -> Grid:
     """One row a model and set: declined over all, by stimulus, and without empty answers."""
-    found = [rates(one.rows) for one in asked]
+    found = [one.rates for one in asked]
     stimuli = list(dict.fromkeys(code for one in found for code in one.by_stimulus))
     table = Grid(title, ("model, set", "n", "all", *stimuli, *(["without empty"] if _any_empty(found) else [])))
     for one, rate in zip(asked, found, strict=True):
@@ -74,7 +74,7 @@ def rates_table(asked: Sequence[Asked], title: str) -> Grid:
 
 def states_table(asked: Sequence[Asked]) -> Grid:
     """One row a model and set: the number of each outcome and its share of all questions."""
-    found = [rates(one.rows) for one in asked]
+    found = [one.rates for one in asked]
     states = [state for state in OUTCOMES if any(one.states[state] for one in found)]
     table = Grid("outcomes: number (% of all)", ("model, set", "all", *(state.replace("_", " ") for state in states)))
     for one, rate in zip(asked, found, strict=True):
@@ -85,7 +85,7 @@ def states_table(asked: Sequence[Asked]) -> Grid:
 
 def tags_table(asked: Sequence[Asked]) -> Grid | None:
     """One row a tag and value, one column a model; None where no task has tags."""
-    found = {name_of(one): rates(one.rows).by_tag for one in asked}
+    found = {name_of(one): one.rates.by_tag for one in asked}
     kept = {name: tags for name, tags in found.items() if tags}
     if not kept:
         return None
@@ -131,7 +131,7 @@ def repeated_lines(asked: Sequence[Asked]) -> list[str]:
     """The spread over repeated runs, a sentence each."""
     lines = []
     for one in asked:
-        found = repeated(one.runs)
+        found = one.repeated
         if found is not None:
             shares = ", ".join(percent(value) for value in found.shares)
             low, high = found.interval.low, found.interval.high
@@ -162,10 +162,10 @@ def published_rows(asked: Sequence[Asked]) -> list[dict[str, Any]]:
     rows = []
     for row in published()["table"]:
         ours = [one for one in asked if one.task == "mossbench" and _same(one.model, row["model"])]
-        rows.append({**row, "ours": [(one.model, rates(one.rows)) for one in ours]})
+        rows.append({**row, "ours": [(one.model, one.rates) for one in ours]})
     named = {one.model for one in asked for row in published()["table"] if _same(one.model, row["model"])}
     others = [one for one in asked if one.task == "mossbench" and one.model not in named]
-    own = [{"model": one.model, "gpt": {}, "human": {}, "ours": [(one.model, rates(one.rows))]} for one in others]
+    own = [{"model": one.model, "gpt": {}, "human": {}, "ours": [(one.model, one.rates)]} for one in others]
     return [*own, *sorted(rows, key=lambda row: not row["ours"])]
 
 
