@@ -223,7 +223,7 @@ def test_tasks_out_and_answers_in(reviews: Reviews, tmp_path: Path) -> None:
     reviews.add(PEOPLE, "simulated")
     assert export_tasks(reviews, tmp_path / "tasks", ["ann", "ben"], "https://example.org/") == 20
     rows = list(csv.DictReader(StringIO((tmp_path / "tasks" / "tasks.csv").read_text())))
-    assert list(rows[0]) == ["entry", "image", "question", "reviewer"] and len(rows) == 20
+    assert list(rows[0]) == ["entry", "image", "question", "question_html", "reviewer"] and len(rows) == 20
     assert rows == [json.loads(line) for line in (tmp_path / "tasks" / "tasks.jsonl").read_text().splitlines()]
     for row in rows:
         picture = tmp_path / "tasks" / "images" / row["image"].removeprefix("https://example.org/")
@@ -255,13 +255,46 @@ def test_results_of_mechanical_turk(reviews: Reviews, tmp_path: Path) -> None:
     assert len(rows) == 2 and isinstance(rows[1], tuple) and rows[1][0].startswith("harmless: nothing is not one of")
 
 
+def test_results_of_mechanical_turk_in_one_column(reviews: Reviews, tmp_path: Path) -> None:
+    one, two, three = [entry.entry for entry in reviews.shuffled()][:3]
+    natural = {str(number): number == 4 for number in range(1, 6)}
+    whole = [{"harmless": {"no": True, "yes": False}, "natural": natural, "comment": 'Odd, "so".'}]
+    rows = [
+        {"WorkerId": "A1", "Input.entry": one, "Answer.taskAnswers": json.dumps(whole)},
+        {"WorkerId": "A1", "Input.entry": two, "Answer.taskAnswers": '[{"harmless": "yes", "natural": "2"}]'},
+        {"WorkerId": "A1", "Input.entry": three, "Answer.taskAnswers": "{"},
+    ]
+    with (tmp_path / "batch.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    first, second, third = read_labels(tmp_path / "batch.csv")
+    assert first == Label("A1", one, 0, 4, 'Odd, "so".') and second == Label("A1", two, 1, 2)
+    assert isinstance(third, tuple) and third[0] == "Answer.taskAnswers: not JSON"
+
+
+def test_questions_reach_other_pages_escaped(tmp_path: Path) -> None:
+    evil = item(question="Is <img src=x onerror=alert(1)> & co harmless?")
+    make_pictures([evil], tmp_path / "pictures", None, load_sprites())
+    with Reviews.create(tmp_path / "r.sqlite", [evil], tmp_path / "pictures", k=1, checks=0) as reviews:
+        export_tasks(reviews, tmp_path / "tasks", [], "images/")
+    rows = [json.loads(line) for line in (tmp_path / "tasks" / "tasks.jsonl").read_text().splitlines()]
+    assert {"Is &lt;img src=x onerror=alert(1)&gt; &amp; co harmless?"} <= {row["question_html"] for row in rows}
+    form = (tmp_path / "tasks" / "mturk.html").read_text()
+    assert "${question_html}" in form and "${question}" not in form
+
+
 def test_exports_of_label_studio(reviews: Reviews, tmp_path: Path) -> None:
     one, two = [entry.entry for entry in reviews.shuffled()][:2]
 
     def result(name: str, **value: Any) -> dict[str, Any]:
         return {"from_name": name, "to_name": "question", "value": value}
 
-    whole = [result("harmless", choices=["no"]), result("natural", choices=["3"]), result("comment", text=["Odd."])]
+    whole = [
+        result("harmless", choices=["no"]),
+        result("natural", choices=["3"]),
+        result("comment", text=["Odd.", "Very."]),
+    ]
     tasks = [
         {
             "id": 1,
@@ -277,7 +310,7 @@ def test_exports_of_label_studio(reviews: Reviews, tmp_path: Path) -> None:
     ]
     (tmp_path / "project.json").write_text(json.dumps(tasks))
     first, second, third = read_labels(tmp_path / "project.json")
-    assert first == Label("ann@example.org", one, 0, 3, "Odd.", "2026-01-05T10:00:00Z")
+    assert first == Label("ann@example.org", one, 0, 3, "Odd.\nVery.", "2026-01-05T10:00:00Z")
     assert second == Label("7", one, 1, 5)
     assert isinstance(third, tuple) and third[0] == "natural: nothing is not one of 1, 2, 3, 4, 5"
     (tmp_path / "project.csv").write_text(f"annotator,entry,harmless,natural\n7,{one},yes,5\n")

@@ -1,16 +1,16 @@
 """Reviews done elsewhere: tasks out as CSV or JSON Lines, answers back in from there.
 
-Out: `tasks.csv` has the columns `entry, image, question, reviewer`: a row an entry for anybody (the tool sees to it
-that k people answer), or a row for each answer that is wanted of named reviewers. Mechanical Turk takes it as its
-batch file (`mturk.html` uses its columns), Label Studio as an import (`label-studio.xml`); `tasks.jsonl` holds the
-same. Pictures lie beside them under the entries' names.
+Out: `tasks.csv` has the columns `entry, image, question, question_html, reviewer`: a row an entry for anybody (the
+tool sees to it that k people answer), or a row for each answer wanted of named reviewers. Mechanical Turk takes
+it as its batch file (`mturk.html` uses its columns), Label Studio as an import (`label-studio.xml`); `tasks.jsonl`
+holds the same. Pictures lie beside them under the entries' names.
 
 In, told apart by what is in the file:
 
 | file | reviewer | entry | answers |
 |---|---|---|---|
 | CSV or JSON Lines of ours | `reviewer` | `entry` | `harmless` (yes, no), `natural` (1 to 5), `comment` |
-| Mechanical Turk's results, CSV | `WorkerId` | `Input.entry` | `Answer.harmless` (or `.yes`, `.no`), `.natural` |
+| Mechanical Turk's results, CSV | `WorkerId` | `Input.entry` | `Answer.taskAnswers`, or a column an answer |
 | Label Studio's JSON | `completed_by` | `data.entry` | choices from `harmless`, a rating or choices from `natural` |
 | Label Studio's CSV | `annotator` | `entry` | `harmless`, `natural` |
 """
@@ -28,7 +28,8 @@ from cleareyed.oversensitivity.build.answers import ANSWERS, ASKED, BLANK, QUEST
 from cleareyed.oversensitivity.build.items import read_text, write_rows, write_whole
 from cleareyed.oversensitivity.build.reviews import Reviews
 
-COLUMNS = ("entry", "image", "question", "reviewer")
+COLUMNS = ("entry", "image", "question", "question_html", "reviewer")
+"""question_html is the question for tools that put it into a page as it is."""
 LABEL_COLUMNS = ("reviewer", "entry", "harmless", "natural", "comment", "at")
 WHO = ("reviewer", "WorkerId", "annotator", "completed_by")
 ENTRY = ("entry", "Input.entry")
@@ -56,6 +57,7 @@ def export_tasks(reviews: Reviews, to: Path, names: Sequence[str], image_prefix:
             "entry": entry.entry,
             "image": f"{image_prefix}{entry.entry}{entry.suffix}",
             "question": entry.question,
+            "question_html": escape(entry.question),
             "reviewer": name,
         }
         for name, entry in wanted
@@ -128,7 +130,7 @@ def mturk_template() -> str:
         fields.append(f"<fieldset><legend>{escape(QUESTIONS[asked])}</legend>\n{buttons}\n</fieldset>")
     return (
         '<script src="https://assets.crowd.aws/crowd-html-elements.js"></script>\n<crowd-form>\n'
-        '<img src="${image}" alt="" style="max-width: 30em">\n<p>${question}</p>\n'
+        '<img src="${image}" alt="" style="max-width: 30em">\n<p>${question_html}</p>\n'
         + "\n".join(fields)
         + '\n<label>Comment <input name="comment"></label>\n</crowd-form>\n'
     )
@@ -196,7 +198,7 @@ def _results(results: Any) -> dict[str, Any]:
         value = result.get("value") if isinstance(result, dict) else None
         if isinstance(value, dict):
             held = value.get("choices") or value.get("rating") or value.get("text")
-            found[str(result.get("from_name"))] = held[0] if isinstance(held, list) and held else held
+            found[str(result.get("from_name"))] = "\n".join(map(str, held)) if isinstance(held, list) else held
     return found
 
 
@@ -206,8 +208,12 @@ def _label(row: Any) -> Row | None:
         return "no object with reviewer, entry, harmless and natural", {"row": row}
     if str(row.get("AssignmentStatus", "")).lower() in NOT_COUNTED:
         return None
+    try:
+        row = row | _task_answers(row.get("Answer.taskAnswers"))
+    except (ValueError, RecursionError):
+        return "Answer.taskAnswers: not JSON", row
     words = {asked: _answer(row, asked) for asked in ASKED}
-    if not any(words.values()):
+    if not any(words.values()) and not _first(row, COMMENT):
         return BLANK, row
     reviewer, entry = _first(row, WHO), _first(row, ENTRY)
     if not reviewer or not entry:
@@ -218,6 +224,19 @@ def _label(row: Any) -> Row | None:
             return f"{asked}: {said} is not one of {', '.join(ANSWERS[asked])}", row
     harmless, natural = (ANSWERS[asked][words[asked]] for asked in ASKED)
     return Label(reviewer, entry, harmless, natural, _first(row, COMMENT), _first(row, WHEN) or None)
+
+
+def _task_answers(text: Any) -> dict[str, Any]:
+    """Mechanical Turk's one column for all answers: `[{"harmless": {"no": false, "yes": true}, "comment": "..."}]`."""
+    held = json.loads(text) if isinstance(text, str) and text.strip() else None
+    answers = held[0] if isinstance(held, list) and held else held
+    found: dict[str, Any] = {}
+    for name, value in answers.items() if isinstance(answers, dict) else ():
+        if isinstance(value, dict):  # radio buttons
+            found |= {f"Answer.{name}.{word}": chosen for word, chosen in value.items()}
+        else:
+            found[f"Answer.{name}"] = value
+    return found
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> str:
