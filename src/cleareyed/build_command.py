@@ -110,7 +110,8 @@ def _asked(model: AskedModel, journal: Path, asking: Asking, title: str) -> Iter
         def progress(summary: Summary) -> None:
             display.status(title, summary.reused + summary.asked, summary.total or 0, progress_text(summary))
 
-        yield Asked(answerer, limits, model.speaks_chat, journal, progress)
+        with Asked(answerer, limits, model.speaks_chat, journal, progress) as asked:
+            yield asked
 
 
 def _others(path: Path) -> list[Item]:

@@ -1,5 +1,6 @@
 """Candidates from a model, and what is sorted out of them."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -47,12 +48,14 @@ class Scripted:
     def __init__(self, say: Callable[[str, str], str]) -> None:
         self.say = say
         self.sent: list[str] = []
+        self.loops: set[int] = set()
 
     def prepare(self, request: Request) -> Prepared:
         return Prepared(request, request_hash([request.prompt.encode()]))
 
     async def send(self, prepared: Prepared) -> Reply:
         request: Request = prepared.sent
+        self.loops.add(id(asyncio.get_running_loop()))
         self.sent.append(request.sample_id)
         return Reply("answered", self.say(request.sample_id, request.prompt))
 
@@ -97,6 +100,7 @@ def test_bad_candidates_are_named_counted_and_asked_for_again(tmp_path: Path) ->
     wanted = Wanted(count=3, kinds=("ER",), per_request=5, rounds=3)
     found = propose(asked(model, tmp_path), EXEMPLARS, load_sprites(), wanted)
     assert model.sent == ["round-1/ER/1", "round-2/ER/1", "round-3/ER/1"]
+    assert len(model.loops) == 1  # models in memory live in one event loop
     assert [one.id for one in found.items] == ["round-1-ER-1-5", "round-3-ER-1-1", "round-3-ER-1-2"]
     assert all((one.stimulus, one.intent_author, one.source) == ("ER", "model", model.name) for one in found.items)
     assert not found.missing and sum(found.bad.values()) == 5 == len(found.rejected)

@@ -3,9 +3,10 @@
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from cleareyed.errors import InputError
 from cleareyed.evaluation.answers import Answer, Answerer
@@ -19,13 +20,25 @@ Progress = Callable[[Summary], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """A model, and how it is asked."""
+    """A model, and how it is asked. Use it in a `with` statement: answerers live in one event loop, and are closed."""
 
     answerer: Answerer
     limits: Limits
     chat: bool
     journal: Path
     progress: Progress | None = None
+    runner: asyncio.Runner = field(default_factory=asyncio.Runner)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        try:
+            self.runner.run(self.answerer.close())
+        finally:
+            self.runner.close()
 
     def ask(self, prompts: Sequence[tuple[str, str]], params: AskParams) -> dict[str, Answer]:
         """The answers to `prompts` (id, text), by id; those that brought none are not in it.
@@ -34,7 +47,7 @@ class Asked:
         """
         requests = [Request(name, text, "", (), self.chat, params) for name, text in prompts]
         with Journal.open(self.journal) as journal:
-            summary = asyncio.run(
+            summary = self.runner.run(
                 ask_all(
                     requests,
                     self.answerer,
