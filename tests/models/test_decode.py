@@ -1,13 +1,18 @@
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny import picture, tiny_qwen2_5_vl, tiny_qwen2_vl
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cleareyed.models.decode import Decoder, decoder_weights, effective_weight
 from cleareyed.models.encode import encode
 from cleareyed.models.forward import plain_logprobs, run_prefix
+from cleareyed.models.graphs import GraphDecoder
+from cleareyed.models.sample import sample
+from cleareyed.models.vlm import SamplingParams
 
 
 def prompts_of(vlm):
@@ -65,10 +70,12 @@ def test_the_effective_weight_is_that_of_a_peft_layer():
     assert torch.allclose(nn.functional.linear(x, *effective_weight(model[0])), model(x), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [Decoder, GraphDecoder])
 @pytest.mark.parametrize("build", [tiny_qwen2_vl, tiny_qwen2_5_vl])
-def test_steps_give_the_plain_forwards_logprobs_while_rows_and_prompts_leave(build, monkeypatch):
+def test_steps_give_the_plain_forwards_logprobs_while_rows_and_prompts_leave(build, kind, monkeypatch):
     """Any tokens, forced on a batch that is thinned out unevenly, also to places with nobody in them."""
     monkeypatch.setattr("cleareyed.models.decode.BLOCK", 2)
+    monkeypatch.setattr("cleareyed.models.graphs.SPAN", 2)
     vlm = adapted(build())
     prompts, group, length = prompts_of(vlm), 4, 7
     generator = torch.Generator().manual_seed(1)
@@ -78,7 +85,7 @@ def test_steps_give_the_plain_forwards_logprobs_while_rows_and_prompts_leave(bui
     left = {1: [0, 1, 2, 3, 5, 8, 11], 3: [1, 3, 8, 11], 4: [3, 8, 11]}
     with torch.no_grad():
         prefix = run_prefix(vlm, prompts)
-        decoder = Decoder(decoder_weights(vlm), prefix, group, length)
+        decoder = kind(decoder_weights(vlm), prefix, group, length)
         plain = torch.stack([plain_logprobs(vlm, prompts[row // group], ids[row]) for row in range(3 * group)])
         logits = decoder.logits(prefix.hidden)[decoder.prompt]
         for step in range(length):
@@ -100,6 +107,50 @@ def adapted(vlm):
         layer.self_attn.o_proj = Adapted(layer.self_attn.o_proj)
         layer.mlp.up_proj = Adapted(layer.mlp.up_proj)
     return vlm
+
+
+class NoLooks(TorchDispatchMode):
+    """Refuses what a graph cannot hold: reading a value, and results whose size depends on one."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        looks = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "_unique2", "bincount"}
+        assert func.overloadpacket.__name__ not in looks, func
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_that_can_be_captured_looks_at_no_value_and_stays_where_it_is():
+    vlm = tiny_qwen2_vl()
+    with torch.no_grad():
+        decoder = GraphDecoder(decoder_weights(vlm), run_prefix(vlm, prompts_of(vlm)), 2, 4)
+        held = [part.data_ptr() for part in (decoder._fed, decoder._at, decoder._states, decoder.own)]
+        ids = torch.full((6,), 9)
+        with NoLooks():
+            first = decoder.step(ids)
+            second = decoder.step(ids)
+    assert not torch.equal(first, second)
+    assert held == [part.data_ptr() for part in (decoder._fed, decoder._at, decoder._states, decoder.own)]
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoLooks():
+        int(ids[0])
+
+
+def test_greedy_sampling_through_fixed_steps_is_that_through_growing_ones(monkeypatch):
+    vlm = tiny_qwen2_vl()
+    # The token that most completions come to ends them, so that rows leave the batch.
+    prompts = [*prompts_of(vlm), *prompts_of(vlm)[:1]]
+    params = SamplingParams(max_tokens=9, temperature=0, group=2)
+
+    def drawn(vlm):
+        return [one for group in sample(vlm, prompts, params, torch.Generator()) for one in group]
+
+    common = Counter(token for one in drawn(vlm) for token in one.ids[2:7]).most_common(1)[0][0]
+    vlm = replace(vlm, eos_ids=(common,))
+    expected = drawn(vlm)
+    assert len({len(one.ids) for one in expected}) > 1
+    monkeypatch.setattr("cleareyed.models.graphs.SPAN", 2)
+    monkeypatch.setattr("cleareyed.models.sample.Decoder", GraphDecoder)
+    for one, other in zip(drawn(vlm), expected, strict=True):
+        assert one.ids == other.ids
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
 def test_weights_are_in_the_precision_asked_for():

@@ -157,32 +157,41 @@ class Decoder:
 
     def step(self, ids: Tensor) -> Tensor:
         """Read one token more of every live row, ids (n,): its last hidden states (n, D), after the final norm."""
-        w, eps = self.weights, self.weights.eps
         if self.length == self.own.shape[3]:
             self._make_room()
         angles = self.angles[self.position + self.length]  # (n, 1, d / 2)
+        states = self._forward(ids, angles, self.own[:, :, :, : self.length + 1])
+        self.length += 1
+        return states
+
+    def _forward(
+        self, ids: Tensor, angles: Tensor, own: Tensor, at: Tensor | None = None, unseen: Tensor | None = None
+    ) -> Tensor:
+        """States (n, D) after ids (n,), whose keys and values are written to own (L, 2, B * Hkv * places, t, d).
+
+        They go to the slot at (1,), else to the last one. unseen (t,) is -inf on slots that hold nothing yet.
+        """
+        w, eps = self.weights, self.weights.eps
         dtype, size = w.head.dtype, [w.embedding.shape[1]]
         rotated = w.query_heads + w.kv_heads
-        own = self.own[:, :, :, : self.length + 1]
         x = F.embedding(ids, w.embedding)  # (n, D) float32, the residual stream
         for index, layer in enumerate(w.layers):
             h = F.linear(F.rms_norm(x, size, eps=eps).to(dtype), layer.qkv, layer.qkv_bias).float()
             heads = h.view(len(x), rotated + w.kv_heads, w.head_size)
             # Queries and keys, (n, Hq + Hkv, d / 2): each pair of entries is a complex number.
             torch.view_as_complex(heads[:, :rotated].view(len(x), rotated, -1, 2)).mul_(angles)
-            h = self._attention(heads, index, own[index])
+            h = self._attention(heads, index, own[index], at, unseen)
             x = _add_product(x, h, layer.out)
             h = F.linear(F.rms_norm(x, size, eps=eps).to(dtype), layer.gate_up)
             gate, up = h.chunk(2, dim=1)
             x = _add_product(x, w.activation(gate).mul_(up), layer.down)
-        self.length += 1
         return F.rms_norm(x, size, w.norm, eps)
 
-    def _attention(self, heads: Tensor, layer: int, own: Tensor) -> Tensor:
+    def _attention(self, heads: Tensor, layer: int, own: Tensor, at: Tensor | None, unseen: Tensor | None) -> Tensor:
         """Softmax attention of each row to its prompt and its own tokens, the newest included.
 
         heads (n, Hq + 2 Hkv, d) float32: queries, keys, values of the new tokens; own (2, B * Hkv * places, t, d),
-        whose last slot is written here. Returns (n, Hq d).
+        whose slot `at` (the last if None) is written here. Returns (n, Hq d).
         """
         w = self.weights
         full = len(heads) == self.prompts * self.places
@@ -191,16 +200,21 @@ class Decoder:
             heads = grid.index_copy_(0, self.slots, heads)
         shared = w.query_heads // w.kv_heads
         queries = heads[:, : w.query_heads].view(self.prompts, self.places, w.kv_heads, -1)
-        new = heads[:, w.query_heads :].view(self.prompts, self.places, 2, w.kv_heads, -1)
-        own[:, :, -1].view(2, self.prompts, w.kv_heads, self.places, -1).copy_(new.permute(2, 0, 3, 1, 4))
-        queries = queries.transpose(1, 2).reshape(-1, self.places * shared, w.head_size)
+        new = heads[:, w.query_heads :].view(self.prompts, self.places, 2, w.kv_heads, -1).permute(2, 0, 3, 1, 4)
+        if at is None:
+            own[:, :, -1].view(2, self.prompts, w.kv_heads, self.places, -1).copy_(new)
+        else:
+            own.index_copy_(2, at, new.reshape(2, -1, 1, w.head_size).to(own.dtype))
+        queries = queries.transpose(1, 2).reshape(-1, self.places * shared, w.head_size).to(own.dtype)
 
         to_prompt = torch.bmm(queries, self.keys[layer].transpose(1, 2))  # (B * Hkv, places * shared, P)
         if self.padding is not None:
             to_prompt += self.padding
         to_own = torch.bmm(queries.view(-1, shared, w.head_size), own[0].transpose(1, 2))
+        if unseen is not None:
+            to_own += unseen
         scores = torch.cat([to_prompt, to_own.view(*to_prompt.shape[:2], -1)], dim=2)
-        shares = scores.softmax(dim=2)
+        shares = scores.softmax(dim=2, dtype=torch.float32).to(own.dtype)
         length = to_prompt.shape[2]
         out = torch.bmm(shares[:, :, :length], self.values[layer])  # (B * Hkv, places * shared, d)
         out = out.view(-1, shared, w.head_size)

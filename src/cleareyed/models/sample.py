@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cleareyed.models.decode import Decoder, decoder_weights
 from cleareyed.models.forward import Prefix, run_prefix
+from cleareyed.models.graphs import GraphDecoder
 from cleareyed.models.vlm import VLM, Completion, EncodedPrompt, Progress, SamplingParams
 
 COMPACT_AT = 1 / 8
@@ -58,7 +59,8 @@ def _decode(
     """Whenever completions are finished, these by number; completion i belongs to prompt i // group."""
     if prefix is None:
         prefix = run_prefix(vlm, prompts)
-    decoder = Decoder(decoder_weights(vlm), prefix, params.group, params.max_tokens)
+    kind = GraphDecoder if vlm.device.type == "cuda" else Decoder
+    decoder = kind(decoder_weights(vlm), prefix, params.group, params.max_tokens)
     total, device = len(decoder.live), vlm.device
     ids = torch.zeros(params.max_tokens, total, dtype=torch.int64, device=device)
     logprobs = torch.zeros(params.max_tokens, total, device=device)

@@ -207,9 +207,11 @@ def _decoding(vlm: VLM, prompts: int, group: int, longest: int, length: int, num
     size = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     slot: int = 2 * text.num_hidden_layers * text.num_key_value_heads * size * FP32  # of one token
     weights = (numbers.decoder + numbers.head) * 2 if vlm.autocast else numbers.decoder * FP32
-    # Room is made by copying: the old is there until the new is.
-    steps = decode.BLOCK * math.ceil(longest / decode.BLOCK)
-    own = prompts * group * slot * (2 * steps - decode.BLOCK)
+    if vlm.device.type == "cuda":  # all of the room at once, in the precision of the weights
+        own = prompts * group * longest * (slot // 2 if vlm.autocast else slot)
+    else:  # room is made by copying: the old is there until the new is
+        steps = decode.BLOCK * math.ceil(longest / decode.BLOCK)
+        own = prompts * group * slot * (2 * steps - decode.BLOCK)
     choosing: int = prompts * group * text.vocab_size * CHOICE
     return weights + prompts * length * slot + own + choosing
 
