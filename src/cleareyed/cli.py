@@ -10,6 +10,7 @@ from cleareyed.cli_build import build
 from cleareyed.cli_evaluate import data, diff, evaluate, score, serve
 from cleareyed.cli_shared import DataRoot, Name, Overrides, RecipePath, Resume, Runs, plain_errors, run_folder
 from cleareyed.cli_stages import conditions, stages
+from cleareyed.cli_think import think
 from cleareyed.cli_timidity import plane, timidity
 
 app = typer.Typer(
@@ -85,6 +86,7 @@ app.command()(serve)
 app.add_typer(build, name="build")
 app.command()(conditions)
 app.command()(stages)
+app.command()(think)
 app.command()(timidity)
 app.command()(plane)
 

@@ -31,7 +31,9 @@ from cleareyed.report.summary import (
     summarise,
     write_whole,
 )
+from cleareyed.report.thinking import Page, page_of
 from cleareyed.tasks.task import Sample, Task
+from cleareyed.thinking.of_run import is_studied, thinking_of_run
 
 VALIDATION = "validation"
 """Label of answers given while training; they are in the curves, and compared only where nothing else was measured."""
@@ -129,6 +131,7 @@ def run_report(run: RunFolder, task: Task | None = None, *, rule: str | None = N
         gallery=gallery,
         recipes={words.title_of(method): _text(run.recipe)},
         environment=_text(run.environment) if run.environment.exists() else "",
+        thinking=page_of(thinking_of_run(run)) if is_studied(run) else None,
     )
 
 
@@ -247,6 +250,7 @@ def _write(
     *,
     comparisons: Sequence[Comparison],
     runs: Mapping[str, Metrics],
+    thinking: Page | None = None,
     **context: Any,
 ) -> Path:
     pictures, missing = panels(runs)
@@ -255,6 +259,7 @@ def _write(
         .get_template("report.html")
         .render(
             comparisons=comparisons,
+            thinking=thinking,
             panels=pictures,
             missing=missing,
             smoothed_over=SMOOTHED_OVER,

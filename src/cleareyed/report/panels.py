@@ -188,8 +188,10 @@ def _thinking(runs: Mapping[str, Metrics], names: Mapping[str, str], bands: bool
         for at, (key, name) in enumerate(names.items()):
             points, low, high = (series(metrics, f"thinking/{key}{end}") for end in ("", "_low", "_high"))
             if points:
+                whole = bands and len(low) == len(high) == len(points)
+                band = (low, high) if whole else None
                 title = name if len(runs) == 1 else f"{title_of(label)}: {name}"
-                found.append(Line(title, points, WIDE[at % len(WIDE)], "points", (low, high) if bands else None))
+                found.append(Line(title, points, WIDE[at % len(WIDE)], "points", band))
     return found
 
 

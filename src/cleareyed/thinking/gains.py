@@ -6,6 +6,7 @@ that both answered, and what is judged in every arm is what follows the thought,
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Literal
 
 from cleareyed.evaluation.compare import verdict_of
@@ -55,6 +56,9 @@ class Necessity:
     """Share of the answers as they are whose thought is not empty."""
     verdict: Verdict | None
     """None without a thinking gain."""
+    tokens: Mapping[str, float]
+    """By arm, pictures' too: mean tokens of its completions, what was put there included. They show whether a prompt
+    that asks for no thought was answered by thinking in the open."""
 
     @property
     def sentence(self) -> str:
@@ -99,7 +103,12 @@ def necessity(arms: Arms, rule: str = RULE) -> Necessity:
         interval = thinking.paired.interval
         verdict = "needed" if interval.low > 0 else "harmful" if interval.high < 0 else "trivial"
         verdict = verdict if filled >= THINKING else "no thoughts"
-    return Necessity(_accuracy(arms, (AS_IS, *THOUGHT_ARMS), rule), gains, thinking, filled, verdict)
+    tokens = {
+        arm: mean(known)
+        for arm in ARMS
+        if (known := [n for row in arms.get(arm, ()) if (n := row.tokens) is not None])
+    }
+    return Necessity(_accuracy(arms, (AS_IS, *THOUGHT_ARMS), rule), gains, thinking, filled, verdict, tokens)
 
 
 @dataclass(frozen=True)
