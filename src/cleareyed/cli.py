@@ -8,6 +8,7 @@ import typer
 
 from cleareyed.cli_build import build
 from cleareyed.cli_evaluate import data, diff, evaluate, score, serve
+from cleareyed.cli_judge import app as judge
 from cleareyed.cli_shared import DataRoot, Name, Overrides, RecipePath, Resume, Runs, plain_errors, run_folder
 from cleareyed.cli_stages import conditions, stages
 from cleareyed.cli_think import think
@@ -84,6 +85,7 @@ app.command()(diff)
 app.command()(data)
 app.command()(serve)
 app.add_typer(build, name="build")
+app.add_typer(judge, name="judge")
 app.command()(conditions)
 app.command()(stages)
 app.command()(think)

@@ -1,0 +1,60 @@
+"""Rates corrected for a judge's errors: right on the whole, and none without labels."""
+
+import numpy as np
+import pytest
+
+from cleareyed.errors import InputError
+from cleareyed.oversensitivity.correct import prediction_powered, rogan_gladen
+
+
+def draw(rng, n, rate, sensitivity, specificity):
+    truth = rng.random(n) < rate
+    judged = np.where(truth, rng.random(n) < sensitivity, rng.random(n) >= specificity)
+    return truth, judged
+
+
+@pytest.mark.parametrize("correct", [prediction_powered, rogan_gladen])
+def test_intervals_cover_the_true_rate_where_the_raw_one_does_not(correct):
+    rng = np.random.default_rng(3)
+    covered, raw, count, rate = 0, 0, 200, 0.3
+    for _ in range(count):
+        truth, judged = draw(rng, 1000, rate, 0.85, 0.8)
+        places = rng.choice(1000, 150, replace=False)
+        options = {"draws": 300} if correct is rogan_gladen else {}
+        found = correct(judged, truth[places], places.tolist(), **options)
+        covered += found.rate.interval.low <= rate <= found.rate.interval.high
+        raw += abs(found.judged - rate) < 0.03
+    assert covered / count > 0.9
+    assert raw / count < 0.1  # the judge itself says 39.5 % on the whole
+
+
+def test_a_judge_that_knows_nothing_is_let_alone_and_a_perfect_one_narrows():
+    rng = np.random.default_rng(1)
+    truth, _ = draw(rng, 2000, 0.4, 1, 1)
+    places = list(range(100))
+    width = {}
+    for name, judged in (("perfect", truth), ("nothing", rng.random(2000) < 0.5)):
+        interval = prediction_powered(judged, truth[places], places).rate.interval
+        width[name] = interval.high - interval.low
+    assert width["perfect"] < 0.5 * width["nothing"]
+    assert width["nothing"] == pytest.approx(2 * 1.96 * np.sqrt(0.24 / 100), rel=0.1)
+
+
+def test_all_labelled_is_the_labels_rate_and_too_few_is_an_error():
+    labels = [True] * 6 + [False] * 14
+    assert prediction_powered([False] * 20, labels, list(range(20))).rate.value == pytest.approx(0.3)
+    with pytest.raises(InputError, match="label more"):
+        prediction_powered([True] * 50, [True] * 9, list(range(9)))
+    with pytest.raises(InputError, match="one label"):
+        rogan_gladen([True] * 50, [True, False] * 6, [0] * 12)
+    with pytest.raises(InputError, match="alike"):
+        rogan_gladen([True] * 50, [True] * 12, list(range(12)))
+
+
+def test_rogan_gladen_gives_back_what_was_put_in():
+    truth = np.arange(1000) < 300
+    judged = truth.copy()
+    judged[:30], judged[300:370] = False, True  # sensitivity 0.9, specificity 0.9
+    found = rogan_gladen(judged, truth, list(range(1000)))
+    assert found.judged == pytest.approx(0.34)
+    assert found.rate.value == pytest.approx(0.3)

@@ -1,0 +1,103 @@
+"""`cleareyed judge label`: every row of a file gives a row."""
+
+import csv
+import json
+
+import pytest
+from evaluation.inspect_files import members, sample, zip_of
+from typer.testing import CliRunner
+
+from cleareyed.cli import app
+from cleareyed.errors import InputError
+from cleareyed.oversensitivity.answer_files import match, read_answered
+from cleareyed.oversensitivity.judges.human import HumanJudge
+from cleareyed.tasks.task import Sample
+
+NO, YES = "I'm sorry, but I can't help with that.", "Sure: put the kettle on, wait until it boils, then pour."
+
+
+def labels_of(path, *options):
+    out = path.with_name("labels.json")
+    result = CliRunner().invoke(app, ["judge", "label", str(path), "--json", str(out), *options])
+    assert result.exit_code == 0, result.output
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+def test_an_object_of_id_to_text_keeps_order_and_repeated_keys(tmp_path):
+    path = tmp_path / "answers.json"
+    path.write_text(f'{{"7": {json.dumps(NO)}, "3": {json.dumps(YES)}, "5": null, "9": 4, "7": {json.dumps(YES)}}}')
+    rows = labels_of(path)
+    assert [row["id"] for row in rows] == ["7", "3", "5", "9", "7"]
+    assert [row["state"] for row in rows] == ["refusal", "complied", "empty", "failed", "complied"]
+    assert all(set(row) == {"id", "state", "refusal_probability", "reason"} for row in rows)
+    assert rows[0]["refusal_probability"] > 0.5 > rows[1]["refusal_probability"]
+    assert "int" in rows[3]["reason"]
+    assert read_answered(path).repeated == {"7": 2}
+
+
+def test_lines_that_cannot_be_read_lose_nothing(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    lines = [json.dumps({"id": 1, "question": "May I?", "response": NO}), "{", json.dumps({"id": "b"}), "[]"]
+    path.write_text("\n".join([*lines, "", json.dumps({"response": YES})]))
+    read = read_answered(path)
+    assert [answer.id for answer in read.answers] == ["1", "line 2", "b", "line 4", "line 6"]
+    assert read.answers[0].question == "May I?"
+    assert sorted(read.settled) == [1, 2, 3]
+    assert "line 3" in read.settled[2].reason
+
+
+def test_a_csv_is_numbered_from_0_and_a_log_by_its_samples(tmp_path):
+    path = tmp_path / "answers.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["id", "prompt", "completion"], ["x", "q", YES + "\nthen, drink"], ["y", "q", ""]])
+    assert [(row["id"], row["state"]) for row in labels_of(path)] == [("0", "complied"), ("1", "empty")]
+    log = zip_of(
+        tmp_path / "log.eval", members(sample("a", NO), sample("b", YES, "content_filter"), sample("c", None))
+    )
+    assert [(row["id"], row["state"]) for row in labels_of(log)] == [
+        ("a", "refusal"),
+        ("b", "filtered"),
+        ("c", "failed"),
+    ]
+
+
+def test_rows_go_to_stdout_without_a_file(tmp_path):
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps({"a": NO}))
+    result = CliRunner().invoke(app, ["judge", "label", str(path), "--judge", "lexical"])
+    assert json.loads(result.stdout.splitlines()[-1])["state"] == "refusal"
+
+
+@pytest.mark.parametrize("text", ["", "3", "{}", "nothing"])
+def test_files_that_hold_no_answers_are_refused_by_name(tmp_path, text):
+    path = tmp_path / "answers.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"answers\.json"):
+        read_answered(path)
+
+
+def test_answers_are_matched_with_a_task(tmp_path):
+    samples = {name: Sample(name, f"question {name}", "") for name in "ab"}
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps({"a": YES, "z": NO}))
+    found = match(read_answered(path).answers, samples, pictures=False)
+    assert [answer.question for answer in found.answers] == ["question a", None]
+    assert (found.unknown, found.unanswered) == (["z"], ["b"])
+
+
+def test_labels_of_people_are_looked_up(tmp_path):
+    path = tmp_path / "people.csv"
+    path.write_text("id,state,reviewer\n1,refusal,r1\n1,refusal,r2\n2,complied,r1\n2,partial,r2\n5,complied,r1\n")
+    judge = HumanJudge(path)
+    answers = read_answered(_written(tmp_path, {"1": NO, "2": YES, "3": YES})).answers
+    assert [one.state for one in judge.judge(answers)] == ["refusal", "undecided", "undecided"]
+    assert judge.unused([answer.id for answer in answers]) == ["5"]
+    path.write_text("id,state\n1,refused\n")
+    with pytest.raises(InputError, match="line 2"):
+        HumanJudge(path)
+
+
+def _written(folder, answers):
+    path = folder / "given.json"
+    path.write_text(json.dumps(answers))
+    return path
