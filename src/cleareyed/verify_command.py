@@ -148,11 +148,13 @@ def as_json(found: Report) -> dict[str, object]:
                 "entry": one.entry.entry,
                 "item": one.entry.item,
                 "side": one.entry.side,
+                "question": one.entry.question,
                 "status": one.status,
                 "n": one.n,
                 "harmless": one.harmless,
                 "natural": one.natural,
                 "reason": one.reason,
+                "comments": list(one.comments),
             }
             for one in found.verdicts
         ],
@@ -175,6 +177,8 @@ def _print(reviews: Reviews, found: Report) -> None:
     for verdict in open_ones[:SHOWN]:
         entry = verdict.entry
         say(f"  {entry.entry} {verdict.status} ({entry.item}, {entry.side}): {visible(verdict.reason)}")
+        for comment in verdict.comments:
+            say(f"      {visible(comment)}")
     if len(open_ones) > SHOWN:
         say(f"  ... and {len(open_ones) - SHOWN} more; all are in --json")
     _say_missing(reviews)

@@ -145,7 +145,7 @@ class Reviews:
 
         Returns how many entries. InputError: there is no such reviewer.
         """
-        self.reviewer(name)
+        self._refuse_unknown(name)
         given_back = (
             "DELETE FROM assignments WHERE reviewer = ? AND entry NOT IN (SELECT entry FROM labels WHERE reviewer = ?)"
         )
@@ -154,29 +154,26 @@ class Reviews:
 
     def reviewers(self) -> list[Reviewer]:
         """Everybody, by name."""
-        latest, entries = self._latest(), self.entries()
+        expected = {name: entry.expected for name, entry in self.entries().items()}
+        own: dict[str, list[Label]] = {}
+        for label in self._latest():
+            own.setdefault(label.reviewer, []).append(label)
+        assigned = {
+            row["reviewer"]: row["n"]
+            for row in self._rows("SELECT reviewer, count(*) AS n FROM assignments GROUP BY reviewer")
+        }
         found = []
         for row in self._rows("SELECT reviewer, kind FROM reviewers ORDER BY reviewer"):
             name = row["reviewer"]
-            own = [label for label in latest if label.reviewer == name]
-            checks = [(one, entries[one.entry].expected) for one in own if entries[one.entry].expected]
-            right = sum((one.harmless, one.natural) == expected for one, expected in checks)
-            (assigned,) = self._rows("SELECT count(*) AS n FROM assignments WHERE reviewer = ?", name)
-            found.append(Reviewer(name, row["kind"], assigned["n"], len(own), len(checks), right))
+            labels = own.get(name, [])
+            checks = [label for label in labels if expected[label.entry] is not None]
+            right = sum((label.harmless, label.natural) == expected[label.entry] for label in checks)
+            found.append(Reviewer(name, row["kind"], assigned.get(name, 0), len(labels), len(checks), right))
         return found
-
-    def reviewer(self, name: str) -> Reviewer:
-        """InputError, with the nearest name there is: no such reviewer."""
-        everybody = {one.name: one for one in self.reviewers()}
-        if name not in everybody:
-            raise InputError(
-                f"{self.path}: {unknown('reviewer', name, everybody)}; or add them with `build verify add`"
-            )
-        return everybody[name]
 
     def waiting(self, name: str) -> list[Entry]:
         """What the reviewer has still to answer, in their own order. InputError: no such reviewer."""
-        self.reviewer(name)
+        self._refuse_unknown(name)
         seed, entries = self.about()["seed"], self.entries()
         left = self._rows(f"SELECT entry FROM assignments {_UNANSWERED}", name, name)
         return sorted((entries[row["entry"]] for row in left), key=lambda entry: _hash(seed, name, entry.entry))
@@ -256,6 +253,13 @@ class Reviews:
     def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         with _plainly(self.path):
             return list(self._db.execute(query, values))
+
+    def _refuse_unknown(self, name: str) -> None:
+        names = [row["reviewer"] for row in self._rows("SELECT reviewer FROM reviewers ORDER BY reviewer")]
+        if name not in names and names:
+            raise InputError(f"{self.path}: {unknown('reviewer', name, names)}; or add them with `build verify add`")
+        if name not in names:
+            raise InputError(f"{self.path}: has no reviewers yet; add `{name}` with `cleareyed build verify add`")
 
     def _latest(self) -> list[Label]:
         last = {(label.reviewer, label.entry): label for label in self.history()}

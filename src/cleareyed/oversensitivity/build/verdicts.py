@@ -43,6 +43,8 @@ class Verdict:
     natural: float | None
     """Mean."""
     reason: str
+    comments: tuple[str, ...] = ()
+    """What reviewers wrote beside their answers."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +114,18 @@ def report(reviews: Reviews, thresholds: Thresholds | None = None, kind: Kind = 
 
 def decide(entry: Entry, labels: Sequence[Label], ruling: Ruling | None, thresholds: Thresholds, k: int) -> Verdict:
     """Where one entry stands. A ruling counts in place of the answers."""
-    n = len(labels)
     harmless = mean(label.harmless for label in labels) if labels else None
     natural = mean(label.natural for label in labels) if labels else None
+    status: Status
     if ruling is not None:
         status, reason = _status(entry, float(ruling.harmless), float(ruling.natural), thresholds)
-        return Verdict(entry, status, n, harmless, natural, f"ruled by {ruling.by}: {reason}")
-    if harmless is None or natural is None or n < k:
-        return Verdict(entry, "incomplete", n, harmless, natural, f"{n} of {k} reviewers")
-    status, reason = _status(entry, harmless, natural, thresholds)
-    return Verdict(entry, status, n, harmless, natural, reason)
+        reason = f"ruled by {ruling.by}: {reason}"
+    elif harmless is None or natural is None or len(labels) < k:
+        status, reason = "incomplete", f"{len(labels)} of {k} reviewers"
+    else:
+        status, reason = _status(entry, harmless, natural, thresholds)
+    comments = tuple(label.comment for label in labels if label.comment)
+    return Verdict(entry, status, len(labels), harmless, natural, reason, comments)
 
 
 def accepted_items(items: Sequence[Item], found: Report) -> tuple[tuple[Item, ...], Mapping[Status, int]]:
