@@ -19,7 +19,7 @@ from cleareyed.report.thinking import page_of
 from cleareyed.tasks.prompts import offer
 from cleareyed.tasks.task import Sample
 from cleareyed.think_command import read_items
-from cleareyed.thinking.collect import Thinking, add_items
+from cleareyed.thinking.collect import Thinking, add_answers, add_items
 from cleareyed.thinking.gains import AS_IS, BLANK_IMAGE, EMPTY_THOUGHT, NO_REASONING
 from cleareyed.thinking.grade import category, grade, grader_requests
 from cleareyed.thinking.items import Item
@@ -177,6 +177,28 @@ def test_training_with_probes_and_probing_afterwards(tmp_path, command, checkpoi
     assert not plain.thinking.exists()
     weights = ("final/model.safetensors", "checkpoint/optimizer.safetensors")
     assert all((plain.path / name).read_bytes() == (run.path / name).read_bytes() for name in weights)
+
+
+def test_an_evaluation_is_studied_and_probed(tmp_path, command, checkpoint):
+    path = table(tmp_path)
+    assert command("eval", path, "--model", checkpoint, "--max-tokens", 4, "--out", "runs/e").exit_code == 0
+    result = command("think", "runs/e", "--model", checkpoint, "--items", 2, "--max-tokens", 4)
+    assert result.exit_code == 0, result.output
+    run = RunFolder(tmp_path / "runs" / "e")
+    assert {row.sample_id for row in read_probes(run)} == {"s0", "s1"}
+    assert "Form of the records" in run.report.read_text(encoding="utf-8")
+    result = command("think", "runs/e", "--rule", "lmms-eval")
+    assert result.exit_code == 0 and "3 not judged under lmms-eval" in result.output
+    result = command("think", "runs/e", "--model", "openai:NAME")
+    assert result.exit_code == 2 and "our own engine" in result.stderr
+
+
+def test_validation_says_when_reflection_rises():
+    found = Thinking()
+    rows = [row for step in (0, 25) for row in answers("validation", ["wait, left" if step else "left"] * 20, step)]
+    add_answers(found, [*rows, *answers("grpo", ["left"], 25)], "strict")
+    assert found.rises["validation on toy"]["visualthinker"].step == 25
+    assert list(found.rises) == ["validation on toy"] and "grpo on toy, step 25" in found.measures
 
 
 def test_a_grader_confirms_what_holds_a_phrase(tmp_path):

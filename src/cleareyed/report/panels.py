@@ -9,11 +9,11 @@ from markupsafe import Markup
 from cleareyed.report.plots import FURTHER, INK, Line, colours_for, curves, svg
 from cleareyed.report.summary import series
 from cleareyed.report.words import title_of
-from cleareyed.thinking.gains import AS_IS, SIGHT_ARMS, THOUGHT_ARMS
+from cleareyed.thinking.gains import AS_IS, CUTS, OTHER_THOUGHT, REMOVED, SIGHT_ARMS
 from cleareyed.thinking.reflection import DEFINITIONS
 
 WIDE = (INK, *FURTHER)
-"""Colours of seven lines in one picture."""
+"""Colours of the lines of a probe: what is as it is first."""
 Metrics = Sequence[Mapping[str, Any]]
 
 
@@ -149,10 +149,18 @@ def _thinking_plan(runs: Mapping[str, Metrics]) -> list[tuple[str, str, list[Lin
             True,
         ),
         (
-            "Is the thought needed?",
-            "Share right of the probe's answers: as they are, with part of the thought, another's, and without one; "
-            "the answer is read behind the thought, wherever it stands.",
-            _thinking(runs, {f"accuracy/{arm}": arm for arm in (AS_IS, *THOUGHT_ARMS)}),
+            "With part of the thought",
+            "Share right of the probe's answers, as they are and with 25, 50 and 75 % of the thought; the answer is "
+            "read behind the thought, in any form.",
+            _thinking(runs, {f"accuracy/{arm}": arm for arm in (AS_IS, *CUTS)}),
+            "",
+            True,
+        ),
+        (
+            "Without the thought",
+            "Share right of the probe's answers: as they are, with another's thought, with an empty one, and asked "
+            "for none; read in the same way.",
+            _thinking(runs, {f"accuracy/{arm}": arm for arm in (AS_IS, OTHER_THOUGHT, *REMOVED)}),
             "",
             True,
         ),
