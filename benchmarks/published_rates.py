@@ -25,11 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from cleareyed.errors import InputError
-from cleareyed.eval_command import asking_of, plan
-from cleareyed.evaluation.evaluate import ask_task, measured_task
+from cleareyed.eval_command import JOURNAL, asked_task, asking_of, judge_journal, plan
+from cleareyed.evaluation.evaluate import AskedHashes, ask_task
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import AskedModel, limits_of, open_answerer
-from cleareyed.evaluation.rows import collect
 from cleareyed.oversensitivity.judges.open import open_judge
 from cleareyed.oversensitivity.outcome_rows import OutcomeRow, judge_rows, outcome_rows
 from cleareyed.oversensitivity.plane import published
@@ -37,6 +36,8 @@ from cleareyed.oversensitivity.rates import rates
 from cleareyed.oversensitivity.runs import by_id
 from cleareyed.recipe import TaskSpec
 from cleareyed.records.environment import describe_environment
+from cleareyed.records.parts import read_answers
+from cleareyed.records.run import create_run
 from cleareyed.report.summary import write_whole
 from cleareyed.tasks.mossbench import STIMULI
 
@@ -47,16 +48,20 @@ GOALS = {"gpt": 2.5, "human": 3.5}
 
 def answers_of(data: Path, file: Path) -> list[OutcomeRow]:
     """The rows of one model's published answers, not judged yet. InputError as the evaluation raises it."""
-    model = AskedModel(path=f"replay:{file}")
-    (spec,) = plan(TaskSpec(name="mossbench"), model).measure
-    task, how = measured_task(spec.task, data), asking_of(spec)
-    with tempfile.TemporaryDirectory() as folder, Journal.open(Path(folder) / "journal.jsonl") as journal:
+    recipe = plan(TaskSpec(name="mossbench"), AskedModel(path=f"replay:{file}"))
+    (spec,), model = recipe.measure, recipe.model
+    task, how = asked_task(spec, data), asking_of(spec)
+    with tempfile.TemporaryDirectory() as folder:
+        run = create_run(Path(folder) / "run", recipe)
         answerer, limits = open_answerer(model, 1), limits_of(model, 64, 1, 60.0)
-        asyncio.run(ask_task(task, how, answerer, journal, limits, {}, lambda _: None, recorded=True))
-        found = collect(journal.path, task, {}, opens=how.style.opens, label=file.stem, hashes={})
-    if absent := sum(row.state == "failed" for row in found.rows):
+        asked = AskedHashes(task, how)
+        with Journal.open(run.path / JOURNAL) as journal:
+            asyncio.run(ask_task(task, how, answerer, journal, limits, asked, lambda _: None, recorded=True))
+        judge_journal(run, recipe, task, asked, {})
+        rows = read_answers(run)
+    if absent := sum(row.state == "failed" for row in rows):
         raise InputError(f"{file}: {absent} items have no answer; fetch the file anew")
-    return outcome_rows(found.rows, by_id(task), "")
+    return outcome_rows(rows, by_id(task), "")
 
 
 def row_of(model: str) -> Mapping[str, Any]:
