@@ -39,14 +39,15 @@ def ours(url: str, count: int, most: int, pictures: list[Path], folder: Path) ->
     from cleareyed.evaluation.ask import Limits, ask_all
     from cleareyed.evaluation.journal import Journal
     from cleareyed.evaluation.providers.openai import OpenAIAnswerer
-    from cleareyed.evaluation.request import AskParams, Request
+    from cleareyed.evaluation.request import AskParams, Request, asked_hashes
 
     params = AskParams(max_tokens=64)
 
     def requests() -> Iterator[Request]:
         for number in range(count):
             images = (pictures[number % len(pictures)].read_bytes(),) if pictures else ()
-            yield Request(f"s{number}", prompt(number), "", images, True, params)
+            hashes = asked_hashes(prompt(number), True, None, images)
+            yield Request(f"s{number}", prompt(number), "", images, True, params, hashes)
 
     async def ask() -> Found:
         answerer = OpenAIAnswerer("stub", url)
@@ -66,7 +67,7 @@ def openai_sdk(url: str, count: int, most: int, pictures: list[Path], folder: Pa
     from openai import AsyncOpenAI
 
     async def ask() -> Found:
-        client = AsyncOpenAI(base_url=url, api_key="none")
+        client = AsyncOpenAI(base_url=url, api_key="none", timeout=600.0)
         places = asyncio.Semaphore(most)
         began = time.monotonic()
 

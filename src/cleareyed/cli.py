@@ -8,6 +8,7 @@ import typer
 
 from cleareyed.cli_build import build
 from cleareyed.cli_evaluate import data, diff, evaluate, score, serve
+from cleareyed.cli_export import export
 from cleareyed.cli_judge import app as judge
 from cleareyed.cli_shared import DataRoot, Name, Overrides, RecipePath, Resume, Runs, plain_errors, run_folder
 from cleareyed.cli_stages import conditions, stages
@@ -84,6 +85,7 @@ app.command()(score)
 app.command()(diff)
 app.command()(data)
 app.command()(serve)
+app.command()(export)
 app.add_typer(build, name="build")
 app.add_typer(judge, name="judge")
 app.command()(conditions)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cleareyed.errors import InputError
-from cleareyed.evaluation.answers import STATES, Reply, State
+from cleareyed.evaluation.answers import STATES, Reply, State, redact
 from cleareyed.evaluation.journal import MARK
 from cleareyed.evaluation.request import Prepared, Request, request_hash
 from cleareyed.oversensitivity.published import Recorded, read_published
@@ -17,7 +17,7 @@ COUNTS = ("prompt_tokens", "completion_tokens")
 
 class ReplayAnswerer:
     """An `Answerer` that reads a file: a journal of ours, JSON Lines of `sample_id`, `text` and, if known, `state`, or
-    published answers (`oversensitivity.published`), if its name ends in `.json`.
+    published answers (`oversensitivity.published`), if its name ends in `.json`, or a log of inspect_ai (`.eval`).
 
     Without a `state`, a text is `answered` and a blank one `empty`. Of a journal the last line of a sample counts;
     in another file a sample may occur once. A sample that the file does not hold has `failed`. Memory grows by some
@@ -34,6 +34,10 @@ class ReplayAnswerer:
         self._file: BinaryIO | None = None
         self.notes: Sequence[str] = ()
         """What is wrong with the file and was survived."""
+        self._logged: Mapping[str, Reply] = {}
+        if path.suffix == ".eval":
+            self._logged, self.notes = _logged(path)
+            return
         if path.suffix == ".json":
             answers = read_published(path)
             self._published, self.notes = answers.by_pid, answers.notes
@@ -51,6 +55,8 @@ class ReplayAnswerer:
 
     async def send(self, prepared: Prepared) -> Reply:
         """What was recorded."""
+        if (logged := self._logged.get(prepared.sent)) is not None:
+            return logged
         if (published := self._published.get(prepared.sent)) is not None:
             return Reply(published.state, published.text)
         place = self._places.get(prepared.sent)
@@ -77,7 +83,7 @@ class ReplayAnswerer:
     @property
     def ids(self) -> Collection[str]:
         """The samples that the file holds answers to."""
-        return self._published.keys() or self._places.keys()
+        return self._logged.keys() or self._published.keys() or self._places.keys()
 
     def _index(self, file: BinaryIO) -> None:
         start = 0
@@ -112,6 +118,31 @@ class ReplayAnswerer:
                     f"{where}: {name} is not {'a text' if kind is str else 'a number'}; mend or remove it"
                 )
         return fields
+
+
+def _logged(path: Path) -> tuple[dict[str, Reply], list[str]]:
+    """The answers of a log of inspect_ai by sample; of one that was asked several times, the first epoch."""
+    from cleareyed.evaluation.inspect_log import read_samples
+
+    epochs: dict[str, int] = {}
+    found: dict[str, Reply] = {}
+    left = 0
+    for one in read_samples(path):
+        if one.id in found:
+            left += 1
+            if one.epoch > epochs[one.id]:
+                continue
+        epochs[one.id] = one.epoch
+        found[one.id] = Reply(
+            one.state,
+            one.output if one.state != "failed" else "",
+            one.stop or "",
+            one.input_tokens,
+            one.output_tokens,
+            served=one.model or None,
+            error=None if one.error is None else redact(one.error),
+        )
+    return found, [f"{left} answers are of later epochs and left out"] if left else []
 
 
 def _state(fields: dict[str, Any], where: str) -> State:
