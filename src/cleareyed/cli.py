@@ -12,6 +12,7 @@ from cleareyed.cli_export import export
 from cleareyed.cli_judge import app as judge
 from cleareyed.cli_shared import DataRoot, Name, Overrides, RecipePath, Resume, Runs, plain_errors, run_folder
 from cleareyed.cli_stages import conditions, stages
+from cleareyed.cli_study import study
 from cleareyed.cli_think import think
 from cleareyed.cli_timidity import plane, timidity
 
@@ -93,6 +94,7 @@ app.command()(stages)
 app.command()(think)
 app.command()(timidity)
 app.command()(plane)
+app.add_typer(study, name="study")
 
 
 @app.command()

@@ -200,10 +200,21 @@ def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
+class FormSpec(Strict):
+    """A way of asking and the text to be written then."""
+
+    prompt: str
+    target: str = "{answer}"
+    """`{answer}` stands for the gold answer, other names in braces for columns of the data, such as `{thought}`."""
+
+
 class SftRecipe(RunSpec):
     method: Literal["sft"]
     task: TaskSpec
     prompt: str = "no-reasoning"
+    forms: tuple[FormSpec, ...] = ()
+    """Several ways, which take turns from sample to sample, instead of `prompt` and the bare answer; `prompt` then
+    says how the model is asked when evaluated."""
     batch: Positive = 8
     """Samples per optimizer step."""
     micro_batch: Positive | None = None

@@ -6,7 +6,7 @@ import re
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -22,6 +22,9 @@ METHODS: dict[str, type[GrpoRecipe] | type[SftRecipe] | type[PretrainRecipe]] = 
 }
 
 
+PLACES = {"recipe": "recipes", "study": "studies"}
+
+
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, apply overrides such as `optimizer.lr=1e-4` or `rewards.0.weight=0.5`, and validate it.
 
@@ -31,22 +34,29 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         InputError: one line with the file, the dotted field, what is wrong and the remedy.
     """
-    data = _read(path)
-    from_overrides = {}
-    recipe_type = _method(data, path, overrides)
-    for override in overrides:
-        key, value = _split(override)
-        _put(data, key, value, recipe_type, override)
-        from_overrides[key] = override
-    try:
-        recipe = recipe_type.model_validate_json(_as_json(data, path), strict=True)
-    except ValidationError as error:
-        raise InputError(_explain(error, recipe_type, path, from_overrides)) from None
+    data = read_yaml(path)
+    recipe = validated(data, _method(data, path, overrides), path, overrides)
     if not isinstance(recipe, PretrainRecipe) and recipe.eval_every and recipe.validate_on is None:
         raise InputError(
             f"{path}: eval_every is set without validate_on; add the task to measure, or set eval_every to 0"
         )
     return recipe
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def validated(data: dict[str, Any], schema: type[S], path: Path, overrides: Sequence[str]) -> S:
+    """The content of a file, changed by overrides, as its strict schema; InputError as `load_recipe` raises it."""
+    from_overrides = {}
+    for override in overrides:
+        key, value = _split(override)
+        _put(data, key, value, schema, override)
+        from_overrides[key] = override
+    try:
+        return schema.model_validate_json(_as_json(data, path), strict=True)
+    except ValidationError as error:
+        raise InputError(_explain(error, schema, path, from_overrides)) from None
 
 
 def shipped_recipe(name: str) -> Path:
@@ -109,18 +119,19 @@ def _yaml(text: str, where: str) -> Any:
         raise InputError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str = "recipe", example: str = "method: grpo") -> dict[str, Any]:
+    """A YAML file that holds a mapping. `what` it is, and how it could begin, are words for errors (InputError)."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such recipe; the shipped ones are in recipes/") from None
+        raise InputError(f"{path}: there is no such {what}; the shipped ones are in {PLACES[what]}/") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text; a recipe is a YAML file") from None
+        raise InputError(f"{path}: not UTF-8 text; a {what} is a YAML file") from None
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; a recipe is a YAML file") from None
+        raise InputError(f"{path}: {error.strerror}; a {what} is a YAML file") from None
     data = _yaml(text, str(path))
     if not isinstance(data, dict):
-        raise InputError(f"{path}: holds no `key: value` lines; a recipe starts with e.g. `method: grpo`")
+        raise InputError(f"{path}: holds no `key: value` lines; a {what} starts with e.g. `{example}`")
     return data
 
 

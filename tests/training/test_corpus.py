@@ -103,7 +103,7 @@ def test_the_papers_prompt_is_never_in_the_corpus():
     for style in STYLES:
         for turn in turns(style, 200):
             assert start not in turn.lead + turn.body
-            assert ("<think>" in turn.lead + turn.body) == (style == "tags")
+            assert ("<think>" in turn.lead + turn.body) == style.startswith("tags")
 
 
 def test_any_text_round_trips_and_the_worlds_words_are_whole(vlm):
@@ -148,3 +148,8 @@ def test_a_turn_sees_its_image_and_itself_and_no_other_turn(vlm):
             compared += 1
             at = end + 1
     assert compared >= 3
+
+
+def test_straight_tags_hold_no_corrections():
+    found = {style: sum("wait" in turn.body for turn in turns(style, 1500)) for style in ("tags", "tags-straight")}
+    assert found["tags-straight"] == 0 < found["tags"]

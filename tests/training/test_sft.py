@@ -10,8 +10,9 @@ from cleareyed.models.encode import encode
 from cleareyed.models.vlm import VLM
 from cleareyed.records.run import RunFolder, create_run, read_metrics
 from cleareyed.tasks.prompts import prompt_style, prompt_text
+from cleareyed.tasks.task import Sample
 from cleareyed.training.loop import draw
-from cleareyed.training.sft import train_sft
+from cleareyed.training.sft import target_text, train_sft
 
 
 def trained(folder: Path, vlm: VLM, **changes: Any) -> RunFolder:
@@ -71,3 +72,19 @@ def test_a_long_prompt_is_refused_by_name(tmp_path: Path) -> None:
         InputError, match=r"sample square-\d: its prompt has \d+ tokens, more than max_prompt_tokens=9"
     ):
         trained(tmp_path / "run", small_vlm(), max_prompt_tokens=9)
+
+
+def test_forms_take_turns(tmp_path: Path) -> None:
+    forms = ({"prompt": "bare", "target": "<{answer}>"}, {"prompt": "plain"})
+    (row,) = read_metrics(trained(tmp_path / "run", small_vlm(), steps=1, forms=forms))
+    recipe, task, vlm = sft_recipe(), colour_task(), small_vlm()
+    samples = [task.samples[index] for index in draw(recipe.seed, 1, recipe.batch, len(task.samples))]
+    texts = [f"<{one.answer}>" if place % 2 == 0 else one.answer for place, one in enumerate(samples)]
+    assert row["tokens"] == sum(len(vlm.tokenizer(text)["input_ids"]) + 1 for text in texts)
+
+
+def test_a_target_is_filled_from_the_sample() -> None:
+    sample = Sample(id="s", question="?", answer="{thought}", columns={"thought": "I look.", "n": 3})
+    assert target_text("<think>{thought}</think> {n} {answer}", sample) == "<think>I look.</think> 3 {thought}"
+    with pytest.raises(InputError, match="names thougt, which sample s lacks; known: answer, thought, n"):
+        target_text("{thougt}", sample)

@@ -253,12 +253,12 @@ def style_talk(rng: np.random.Generator, page: Page) -> Turn:
     return Turn(lead, loose_answer(rng, question))
 
 
-def style_tags(rng: np.random.Generator, page: Page) -> Turn:
+def style_tags(rng: np.random.Generator, page: Page, slips: float = 0.05) -> Turn:
     question = draw_any_question(rng, page)
     lead = talk_lead(rng, wording(rng, question)) + "<think>"
     named = _one(rng, "I look at the image.", "Let me see.", "This is easy.", "The image shows the objects.")
     worked = rng.random() < WORKED
-    thought = f"{working(rng, question, page.scene, slip=rng.random() < 0.05)}." if worked else named
+    thought = f"{working(rng, question, page.scene, slip=rng.random() < slips)}." if worked else named
     if rng.random() < FORMED:
         return Turn(lead, f" {thought} </think> <answer> {question.answer} </answer>")
     other = style_list(rng, page) if rng.random() < 0.5 else style_markup(rng, page)
@@ -272,6 +272,11 @@ def style_tags(rng: np.random.Generator, page: Page) -> Turn:
         f"\n<p>{thought}</p>\n<p>{question.answer}</p>",
     )
     return Turn(lead, body)
+
+
+def style_tags_straight(rng: np.random.Generator, page: Page) -> Turn:
+    """`tags` without the corrections that one in twenty of its workings holds."""
+    return style_tags(rng, page, slips=0.0)
 
 
 PLAIN: tuple[Style, ...] = (
@@ -320,6 +325,7 @@ STYLES: Mapping[str, Style] = {
     "correction": style_correction,
     "talk": style_talk,
     "tags": style_tags,
+    "tags-straight": style_tags_straight,
     "suppose": style_suppose,
     "notes": style_notes,
 }

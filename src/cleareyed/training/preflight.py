@@ -22,12 +22,13 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from cleareyed.errors import InputError
 from cleareyed.models.encode import CHAT_CLOSE, CHAT_OPEN
 from cleareyed.models.ghost import Outline
-from cleareyed.recipe import GrpoRecipe, LoraSpec, SftRecipe
+from cleareyed.recipe import FormSpec, GrpoRecipe, LoraSpec, SftRecipe
 from cleareyed.tasks.images import FORMATS, FileImage, Stored
-from cleareyed.tasks.prompts import PromptStyle, prompt_style, prompt_text
+from cleareyed.tasks.prompts import prompt_style, prompt_text
 from cleareyed.tasks.task import LoadImage, Sample, Task
 from cleareyed.training.footprint import Footprint, Parameters, PromptShape, footprint
 from cleareyed.training.loop import draw
+from cleareyed.training.sft import forms_of, target_text
 
 TrainingRecipe = GrpoRecipe | SftRecipe
 LOOKED_AT = 512
@@ -75,11 +76,12 @@ def scan(recipe: TrainingRecipe, task: Task, of: Outline, status: Status) -> Sca
     Raises:
         InputError: an image that cannot be read, or fitted.
     """
-    style, total = prompt_style(recipe.prompt), len(task.samples)
+    ways = forms_of(recipe) if isinstance(recipe, SftRecipe) else (FormSpec(prompt=recipe.prompt),)
+    forms, total = [(prompt_style(form.prompt), form.target) for form in ways], len(task.samples)
     indices: Sequence[int] = range(total)
     if not all(isinstance(load, Stored) for load in task.samples[0].images):
         indices = draw(recipe.seed, 1, min(LOOKED_AT, total), total)
-    count = _counter(of, style)
+    count = _counter(of)
     merge = of.config.vision_config.spatial_merge_size
     largest: tuple[int, int, int] | None = None
     found: tuple[Sample, PromptShape, tuple[tuple[int, int], ...]] | None = None
@@ -89,8 +91,15 @@ def scan(recipe: TrainingRecipe, task: Task, of: Outline, status: Status) -> Sca
         sample = task.samples[index]
         sizes = tuple(map(_size_of, sample.images))
         grids = tuple(patch_grid(of, *size) for size in sizes)
-        answer = count(sample.answer) + 1 if isinstance(recipe, SftRecipe) else 0
-        prompt = PromptShape(count(prompt_text(style, sample.question), style.chat), grids, answer)
+        asked = [
+            (
+                count(prompt_text(style, sample.question), style.chat),
+                count(target_text(target, sample)) + 1 if isinstance(recipe, SftRecipe) else 0,
+            )
+            for style, target in forms
+        ]
+        text, answer = max(asked, key=sum)
+        prompt = PromptShape(text, grids, answer)
         tokens = prompt.tokens(merge)
         if tokens > recipe.max_prompt_tokens:
             too_long.append((sample.id, tokens))
@@ -148,7 +157,7 @@ def _size_of(load: LoadImage) -> tuple[int, int]:
     return width, height
 
 
-def _counter(of: Outline, style: PromptStyle) -> Callable[..., int]:
+def _counter(of: Outline) -> Callable[..., int]:
     """A function that counts the tokens of a text, with the chat roles around it if asked."""
     tokenizer = of.tokenizer
 

@@ -101,7 +101,7 @@ def learn_tokenizer(recipe: PretrainRecipe) -> PreTrainedTokenizerFast:
     texts = []
     for _ in range(TOKENIZER_PAGES):
         page = draw_page(rng)
-        turns = [style(rng, page) for style in STYLES.values()]
+        turns = [style(rng, page) for name, style in STYLES.items() if name in recipe.mixture]
         texts += [turn.lead + turn.body for turn in turns]
     return train_tokenizer(texts, recipe.shape.vocab)
 

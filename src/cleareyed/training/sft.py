@@ -1,18 +1,23 @@
-"""Supervised fine-tuning on the bare answer: the paper's baseline (arXiv 2503.05132, and its run_sft_SAT.sh)."""
+"""Supervised fine-tuning on the bare answer: the paper's baseline (arXiv 2503.05132, and its run_sft_SAT.sh).
 
+With `forms` in the recipe, on other texts than the bare answer, and on several ways of asking at once.
+"""
+
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
 
+from cleareyed.errors import InputError
 from cleareyed.models.encode import encode
 from cleareyed.models.forward import next_logprobs, run_prefix
 from cleareyed.models.vlm import VLM, EncodedPrompt
-from cleareyed.recipe import SftRecipe
+from cleareyed.recipe import FormSpec, SftRecipe
 from cleareyed.records.run import RunFolder
 from cleareyed.tasks.prompts import prompt_style, prompt_text
-from cleareyed.tasks.task import Task
+from cleareyed.tasks.task import Sample, Task
 from cleareyed.training.loop import (
     Clock,
     Probe,
@@ -42,15 +47,16 @@ def train_sft(
 ) -> None:
     """Train `vlm` in place for `recipe.steps` steps and record everything in `run`.
 
-    The target is the sample's bare answer and an ending token, behind the prompt in the recipe's style; the loss is
-    the mean cross-entropy over the target tokens of the step. With the same seed, step s sees the same samples as
-    step s of a GRPO run with as many prompts per step. Leaves `final/`, and `best/` if validated.
+    The target is the sample's bare answer (or what the recipe's `forms` make of it) and an ending token, behind the
+    prompt in the recipe's style; the loss is the mean cross-entropy over the target tokens of the step. With the same
+    seed, step s sees the same samples as step s of a GRPO run with as many prompts per step. Leaves `final/`, and
+    `best/` if validated.
 
     Raises:
-        InputError: a prompt longer than `max_prompt_tokens`, five unusable updates in a row, a full disk, and
-            whatever images find wrong.
+        InputError: a prompt longer than `max_prompt_tokens`, a form that names a column which a sample lacks, five
+            unusable updates in a row, a full disk, and whatever images find wrong.
     """
-    style = prompt_style(recipe.prompt)
+    forms = [(prompt_style(form.prompt), form.target) for form in forms_of(recipe)]
     training = begin(recipe, vlm, run, resume=resume, observer=observer, validate=validate, probe=probe)
 
     for step in remaining_steps(training):
@@ -61,10 +67,11 @@ def train_sft(
 
         with clock("encode"):
             examples = []
-            for sample, images in zip(samples, pictures, strict=True):
+            for place, (sample, images) in enumerate(zip(samples, pictures, strict=True)):
+                style, target = forms[place % len(forms)]
                 prompt = encode(vlm, prompt_text(style, sample.question), images, chat=style.chat)
                 check_length(sample, prompt, recipe.max_prompt_tokens)
-                examples.append(make_example(vlm, prompt, sample.answer, recipe.train_on_prompt))
+                examples.append(make_example(vlm, prompt, target_text(target, sample), recipe.train_on_prompt))
 
         with clock("update"):
             zero_gradients(training)
@@ -89,6 +96,29 @@ def train_sft(
         }
         end_step(training, step, metrics, samples=len(samples), tokens=tokens)
     finish(training)
+
+
+def forms_of(recipe: SftRecipe) -> Sequence[FormSpec]:
+    """The ways of asking and answering that take turns: the recipe's `forms`, or `prompt` and the bare answer."""
+    return recipe.forms or (FormSpec(prompt=recipe.prompt),)
+
+
+def target_text(target: str, sample: Sample) -> str:
+    """What is to be written: `target` with the answer and columns of the sample in place of their names in braces.
+
+    InputError if a name in braces is no column of the sample.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name == "answer":
+            return sample.answer
+        if name not in sample.columns:
+            known = ", ".join(("answer", *sample.columns))
+            raise InputError(f"forms: target `{target}` names {name}, which sample {sample.id} lacks; known: {known}")
+        return str(sample.columns[name])
+
+    return re.sub(r"\{(\w+)\}", value, target)
 
 
 @dataclass(frozen=True)

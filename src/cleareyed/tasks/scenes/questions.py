@@ -133,6 +133,24 @@ def draw_question(rng: np.random.Generator, kind: Kind, skill: str) -> tuple[Sce
             return scene, question
 
 
+def plan(question: Question) -> str:
+    """A sentence that says how the question could be answered, and neither looks nor answers.
+
+    Of the kind that instruction-tuned models write under the paper's prompt (arXiv 2503.05132, Figure 3).
+    """
+    match question.skill:
+        case "Count":
+            counted = PLURALS.get(question.target, f"{question.target} objects")
+            return f"To find how many {counted} there are, I will count them."
+        case "Relation":
+            first, second = question.things
+            return f"To tell where the {first.name} is, I will compare its position with that of the {second.name}."
+        case "Depth":
+            return "To tell which object is closer to the camera, I will compare how far away each of them is."
+        case _:
+            return f"To tell which object is closer to the {question.things[0].name}, I will compare the distances."
+
+
 def sat_wording(question: Question) -> str:
     """The question as SAT's data asks it (VisualThinker, its code): choices in the text, no letters."""
     return f"Answer in natural language. {offer(question.text, question.choices)}"

@@ -2,7 +2,8 @@
 
 Every item is a function of (split, index): the same today and tomorrow, drawn when it is asked for. Skills take
 turns. The bench differs from the training split in its objects (two in five are of colour-shape pairs never seen in
-training), their number, the camera, the backgrounds and the wording.
+training), their number, the camera, the backgrounds and the wording. The column `thought` holds
+a short sentence for `forms` of SFT (`recipes/tiny-instruct.yaml`).
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import overload
 
 import numpy as np
 
-from cleareyed.tasks.scenes.questions import SKILLS, cvbench_wording, draw_question, sat_wording
+from cleareyed.tasks.scenes.questions import SKILLS, cvbench_wording, draw_question, plan, sat_wording
 from cleareyed.tasks.scenes.render import render
 from cleareyed.tasks.scenes.world import BENCH, TRAIN
 from cleareyed.tasks.task import Sample, Task
@@ -33,6 +34,7 @@ def scene_sample(split: str, index: int) -> Sample:
         choices=question.choices,
         images=(partial(render, scene),),
         skill=question.skill,
+        columns={"thought": plan(question)},
     )
 
 
