@@ -92,7 +92,8 @@ def train(
         for measurement in measurements:
             measure(trained, measurement, run, label_of(recipe.method, measurement, recipe), step, display)
         compact(run)
-        page = run_report(run, measurements[0].task if measurements else task)
+        shown = [*measurements, *([validation] if validation else [])]  # whose answers there are
+        page = run_report(run, shown[0].task if shown else None)
     console = table_console()
     _print_tables(console, run, measurements)
     console.print(Text(f"weights: {run.best if step != recipe.steps else run.final}"), soft_wrap=True)

@@ -247,8 +247,10 @@ def _explain(error: ValidationError, recipe_type: type[BaseModel], path: Path, f
 
 
 def _problem(detail: ErrorDetails, dotted: str, recipe_type: type[BaseModel]) -> str:
-    *parents, last = detail["loc"]
     kind = detail["type"]
+    if kind == "value_error" and not detail["loc"]:
+        return detail["msg"].removeprefix("Value error, ")
+    *parents, last = detail["loc"]
     if kind == "extra_forbidden":
         return f"unknown key {dotted}; {nearest(str(last), _fields(recipe_type, parents))}"
     if kind == "missing":

@@ -69,8 +69,9 @@ class Line:
     points: Sequence[tuple[int, float]]
     """(step, value)."""
     colour: str
-    form: Literal["smoothed", "points"] = "smoothed"
-    """smoothed: per-step values faint, their moving mean over them; points: each value marked and joined."""
+    form: Literal["smoothed", "points", "plain"] = "smoothed"
+    """smoothed: per-step values faint, their moving mean over them; points: each value marked and joined; plain:
+    joined."""
     band: tuple[Sequence[tuple[int, float]], Sequence[tuple[int, float]]] | None = None
     """Low and high edge of a shaded band."""
 
@@ -179,6 +180,8 @@ def _draw_curves(axes: Axes, lines: Sequence[Line], *, unit: str, shares: bool) 
             )
         if line.form == "points":
             axes.plot(steps, values, color=line.colour, marker="o", markersize=4, linewidth=1.4, label=line.name)
+        elif line.form == "plain":
+            axes.plot(steps, values, color=line.colour, linewidth=1.6, label=line.name)
         else:
             axes.plot(steps, values, color=line.colour, alpha=0.3, linewidth=0.8)
             axes.plot(steps, moving_mean(values), color=line.colour, linewidth=1.8, label=line.name)
