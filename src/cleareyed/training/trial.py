@@ -136,8 +136,8 @@ class Watcher:
 
 
 def measure(request: Request, say: Status) -> Trial:
-    """Two steps on the largest sample at full length, the second timed; one as the run begins; a batch of each
-    measurement."""
+    """Two steps on the largest sample at full length and two as the run begins, the second of each timed; a batch of
+    each measurement."""
     recipe: TrainingRecipe = (GrpoRecipe if request.recipe["method"] == "grpo" else SftRecipe).model_validate_json(
         json.dumps(request.recipe)
     )
@@ -169,7 +169,8 @@ def measure(request: Request, say: Status) -> Trial:
         _, seconds_full = _steps(full, endless, largest, rewards, Watcher(2, say, "largest sample"))
     else:
         _, seconds_full = _steps(still, vlm, largest, rewards, Watcher(2, say, "largest sample"))
-    (seconds_expected,) = _steps(still, vlm, task, rewards, Watcher(1, say, "first samples"))[-1:]
+    # The first step also checks the engine and warms up, which a run does once.
+    _, seconds_expected = _steps(still, vlm, task, rewards, Watcher(2, say, "first samples"))
     seconds_measuring = 0.0
     for spec, asked, times in measurements:
         say(f"measuring on {asked.name}", 0, 1)
