@@ -1,20 +1,23 @@
 """Every benchmark command in its smallest form: it runs, and writes the figures it promises."""
 
+import contextlib
 import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import ROOT
 from tasks.moss import BENIGN, write_repository
-from tiny import picture, tiny_qwen2_vl, tiny_tokenizer
+from tiny import picture, save_text_model, tiny_qwen2_vl, tiny_tokenizer
 from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner, Result
 
+from cleareyed.cli import app
 from cleareyed.models.build import qwen2_vl_config
 from cleareyed.models.encode import encode
 from cleareyed.models.load import FAMILIES
@@ -221,3 +224,43 @@ def test_published_rates_are_compared_cell_by_cell(monkeypatch: pytest.MonkeyPat
     file.write_text(json.dumps(answers))
     with pytest.raises(SystemExit, match="1 items have no answer"):
         run_main(module, monkeypatch, "--data", tmp_path)
+
+
+def test_a_real_model_goes_the_whole_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real_model = load("real_model", monkeypatch)
+    items = {
+        str(number): {
+            "pid": str(number),
+            "image": f"images/{number}.png",
+            "question": f"How many of {number}?",
+            "short description": "A toy.",
+            "description": f"A toy, number {number}.",
+            "metadata": {"over": f"type {number % 3 + 1}"},
+        }
+        for number in range(1, 45)
+    }
+    source = tmp_path / "root/mossbench"
+    (source / "responses").mkdir(parents=True)
+    (source / "information.json").write_text(json.dumps(items))
+    said = dict.fromkeys(items, "I'm sorry, but I can't help with that.")
+    (source / "responses" / real_model.REPLAYED).write_text(json.dumps(said))
+    save_text_model(tmp_path / "llama")
+
+    def run(command: list[str], cwd: Path, **_: Any) -> Result:
+        """The command in this process, which has the libraries in memory already."""
+        with contextlib.chdir(cwd):
+            found = CliRunner().invoke(app, command[3:], catch_exceptions=False)
+        found.returncode = found.exit_code  # type: ignore[attr-defined]
+        return found
+
+    monkeypatch.setattr(real_model, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(real_model, "CONDITIONS", ("description", "no-image"))
+    arguments = ("--model", tmp_path / "llama", "--data-root", tmp_path / "root", "--work", tmp_path / "work")
+    run_main(real_model, monkeypatch, *arguments, "--tokens", "2", "--json", tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["settings"]["mossbench_items"] == real_model.DRAWN
+    assert set(found["steps"]["conditions mini"]["figures"]) == set(real_model.CONDITIONS)
+    assert sum(found["outcomes"]["moss"].values()) == sum(found["outcomes"]["replayed"].values()) == real_model.DRAWN
+    studied = found["steps"]["stages replayed"]["figures"]["by_stimulus"]["all"]
+    assert studied["items"] == real_model.STUDIED == sum(studied["attribution"].values())
+    assert studied["perception"]["undecided"] + studied["perception"].get("refusal", 0) == real_model.STUDIED

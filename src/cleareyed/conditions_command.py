@@ -23,7 +23,6 @@ from cleareyed.eval_command import (
     progress_text,
     quiet,
     refuse_other,
-    report_of,
     resumable,
     try_first,
 )
@@ -229,10 +228,8 @@ async def _ask(arms: Sequence[_Arm], answerer: Answerer, limits: Limits, display
 
 
 def _collected(arm: _Arm) -> Collected:
-    """The condition's rows, kept with its run."""
-    found = judge_journal(arm.run, arm.recipe, arm.task, arm.asked, judges_of(arm.recipe.rules))
-    report_of(arm.run, found, arm.task, arm.recipe.rules[0])
-    return found
+    """The condition's rows, kept with its run; `cleareyed report` makes a page of them."""
+    return judge_journal(arm.run, arm.recipe, arm.task, arm.asked, judges_of(arm.recipe.rules))
 
 
 def _as_json(

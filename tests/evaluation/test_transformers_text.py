@@ -7,11 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import Result
 from PIL import Image
-from tiny import tiny_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny import save_text_model
 
 from cleareyed.evaluation.answers import AskError, Reply
 from cleareyed.evaluation.providers.transformers import TransformersAnswerer
@@ -19,29 +17,11 @@ from cleareyed.evaluation.request import AskParams, Request
 from cleareyed.records.parts import read_answers
 from cleareyed.records.run import RunFolder
 
-TEMPLATE = "{% for turn in messages %}{{ turn['role'] }}: {{ turn['content'] }}\n{% endfor %}answer:"
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("llama")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer().backend_tokenizer)
-    tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"})
-    tokenizer.chat_template = TEMPLATE
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    save_text_model(path)
     return path
 
 

@@ -34,7 +34,8 @@ from cleareyed.oversensitivity.stages import (
 from cleareyed.tasks.images import picture_bytes
 from cleareyed.tasks.task import Sample
 
-GRADING = AskParams(max_tokens=400)
+GRADER_TOKENS = 400
+"""The longest reply of a grader or writer where nothing else is said."""
 Progress = Callable[[str, Summary], None]
 _Key = TypeVar("_Key")
 
@@ -74,6 +75,7 @@ class Study:
         journal: Journal,
         notes: Notes,
         *,
+        grader_tokens: int = GRADER_TOKENS,
         before: Sequence[Label] = (),
         progress: Progress | None = None,
         keep: Callable[[Sequence[Label]], None] | None = None,
@@ -83,6 +85,7 @@ class Study:
         self._samples = {sample.id: sample for sample in samples}
         self._how, self._model, self._grader, self._writer = how, model, grader, writer
         self._judge, self._journal, self._notes = judge, journal, notes
+        self._grading = AskParams(max_tokens=grader_tokens)
         free = judge.name.partition(":")[0] in ANEW
         self._said = {} if free else {(one.step, one.id, one.text): one for one in before}
         self._progress, self._keep = progress, keep
@@ -188,7 +191,9 @@ class Study:
         ungraded = [key for key, one in self._given.items() if key[1] in PROBES and one.label == UNDECIDED]
         for attempt in range(1, ATTEMPTS + 1):
             for step in PROBES:
-                prompts = {name: self._grading(name, step, attempt) for name, probed in ungraded if probed == step}
+                prompts = {
+                    name: self._grader_prompt(name, step, attempt) for name, probed in ungraded if probed == step
+                }
                 answers = await self._ask_plainly(self._grader, f"grade-{step}", prompts)
                 for name, answer in answers.items():
                     grade = read_grade(answer.text)
@@ -202,7 +207,7 @@ class Study:
                         ungraded.remove((name, step))
         self._kept()
 
-    def _grading(self, name: str, step: Step, attempt: int) -> str:
+    def _grader_prompt(self, name: str, step: Step, attempt: int) -> str:
         sample, meant = self._samples[name], self._questions.get(name)
         return grading_prompt(
             step,
@@ -216,7 +221,7 @@ class Study:
     async def _ask_plainly(self, model: Model, kind: str, prompts: Mapping[str, str]) -> dict[str, Answer]:
         """Texts without pictures, as conversations; by item."""
         requests = {
-            name: Request(_name(name, kind, model, text, (), GRADING), text, "", (), True, GRADING)
+            name: Request(_name(name, kind, model, text, (), self._grading), text, "", (), True, self._grading)
             for name, text in prompts.items()
         }
         return await self._ask(f"{kind}, by {model.answerer.name}", model, requests)
