@@ -119,7 +119,17 @@ def measure(steps: Steps, tokens: int, batch: int, replayed: Path | None) -> Non
     root = ("--data-root", "data")
     steps.run("eval mossbench", "eval", "mossbench", *asked, *described, *root, "--out", "moss")
     steps.run("timidity mossbench", "timidity", "moss", "--json", "moss.json", *root)
-    replay = ("--model", f"replay:{replayed}", "--pictures", "none", "--min-coverage", "0")
+    # the stages ask as this run did, so its longest answer is theirs
+    replay = (
+        "--model",
+        f"replay:{replayed}",
+        "--max-tokens",
+        str(tokens),
+        "--pictures",
+        "none",
+        "--min-coverage",
+        "0",
+    )
     steps.run("eval replayed", "eval", "mossbench", *replay, *root, "--out", "replayed")
     model = f"transformers:{MODEL}"
     attributed(steps, "replayed", tokens, batch, *root, "--model", model, "--writer", model, "--limit", str(STUDIED))
