@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cleareyed.cli_shared import DataRoot, plain_errors
+from cleareyed.errors import InputError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,3 +50,44 @@ def label(
         from cleareyed.label_command import label as run
 
         run(responses, judge_name=judge, json_path=json, task=task, data_root=data_root, base_url=base_url)
+
+
+@app.command()
+def train(
+    data_root: DataRoot = None,
+    to: Annotated[Path, typer.Option(help="The model's file.")] = Path("judge.safetensors"),
+    seed: Annotated[int, typer.Option(min=0, help="0 makes the file that comes with cleareyed.")] = 0,
+) -> None:
+    """Fit the embedded judge anew; needs scikit-learn (pip install 'cleareyed[judge-train]').
+
+    \b
+    cleareyed judge train --data-root FOLDER --to judge.safetensors
+    """
+    with plain_errors("nothing was written"):
+        from cleareyed.judge_command import train as run
+
+        run(_root(data_root), to, seed)
+
+
+@app.command()
+def bench(
+    data_root: DataRoot = None,
+    pyrit: Annotated[list[Path] | None, typer.Option(help="A CSV of PyRIT's refusal_scorer; may be repeated.")] = None,
+    judge: Annotated[list[str] | None, typer.Option(help="A further judge, such as paper:openai:NAME.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write every figure to this file.")] = None,
+) -> None:
+    """Say how far every judge agrees with every labelled set: the local one out of fold where it was fitted.
+
+    \b
+    cleareyed judge bench --data-root FOLDER --json judges.json
+    """
+    with plain_errors("nothing was written"):
+        from cleareyed.judge_command import bench as run
+
+        run(_root(data_root), pyrit or [], json, judge or [])
+
+
+def _root(data_root: Path | None) -> Path:
+    if data_root is None:
+        raise InputError("--data-root: name the folder that holds xstest/ and chatgpt-refusals/")
+    return data_root

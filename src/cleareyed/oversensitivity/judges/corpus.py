@@ -1,0 +1,114 @@
+"""Sentences of our own, and answers put together from them: what the embedded judge learns states from that no
+labelled set has, and what a sentence does.
+"""
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from cleareyed.oversensitivity.outcomes import Outcome
+
+FILLINGS = 6
+"""Sentences that are made of one with a slot."""
+Draw = Callable[[float, str, int, int], list[int]]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    kind: str
+    """The section it stands in."""
+    template: str
+    text: str
+    weight: float
+    """Of all sentences of a template together: 1."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    state: Outcome
+    sentences: tuple[int, ...]
+    """Which ones, in order."""
+
+
+def own_sentences(seed: int = 0) -> list[Sentence]:
+    """Every line of `assets/judge/sentences.txt`, its slots filled `FILLINGS` times by the file's lists."""
+    templates: list[tuple[str, str]] = []
+    fillings: dict[str, list[str]] = {}
+    kind = slot = ""
+    for line in (files("cleareyed") / "assets/judge/sentences.txt").read_text("utf-8").splitlines():
+        if not line or line.startswith("# "):
+            continue
+        if found := re.fullmatch(r"\[(\w+)\]|\{(\w+)\}", line):
+            kind, slot = found[1] or "", found[2] or ""
+        elif slot:
+            fillings.setdefault(slot, []).append(line)
+        else:
+            templates.append((kind, line))
+    rng = random.Random(seed)
+    made = []
+    for kind, template in templates:
+        times = FILLINGS if "{" in template else 1
+        for _ in range(times):
+            text = re.sub(r"\{(\w+)\}", lambda slot: rng.choice(fillings[slot[1]]), template)
+            made.append(Sentence(kind, template, text[0].upper() + text[1:], 1 / times))
+    return made
+
+
+def compose(made: Sequence[Sentence], count: int, seed: int = 0) -> list[Composed]:
+    """`count` answers in the five states that have sentences of their own, by a grammar and a seed."""
+    by_kind: dict[str, dict[str, list[int]]] = {}
+    for index, sentence in enumerate(made):
+        by_kind.setdefault(sentence.kind, {}).setdefault(sentence.template, []).append(index)
+    rng = random.Random(seed)
+
+    def draw(chance: float, kind: str, low: int, high: int) -> list[int]:
+        if rng.random() >= chance:
+            return []
+        templates = by_kind[kind]
+        names = rng.sample(list(templates), min(rng.randint(low, high), len(templates)))
+        return [rng.choice(templates[name]) for name in names]
+
+    shares: tuple[tuple[float, Outcome], ...] = (
+        (0.34, "complied"),
+        (0.62, "refusal"),
+        (0.74, "partial"),
+        (0.88, "capability"),
+        (1.0, "clarification"),
+    )
+    composed = []
+    for _ in range(count):
+        at = rng.random()
+        state = next(state for share, state in shares if at < share)
+        composed.append(Composed(state, tuple(_answer(state, draw, rng))))
+    return composed
+
+
+def _answer(state: Outcome, draw: Draw, rng: random.Random) -> list[int]:
+    way = rng.random()
+    if state == "complied":
+        start = draw(0.35, "opening", 1, 1) + draw(0.06, "disclaimer", 1, 1) + draw(0.06, "premise", 1, 2)
+        middle = draw(1, "content", 1, rng.choice([1, 3, 8, 14])) + draw(0.15, "improper", 1, 1)
+        return start + middle + draw(0.3, "warning", 1, 2) + draw(0.1, "redirect", 1, 1) + draw(0.05, "clarify", 1, 1)
+    if state == "refusal":
+        if way < 0.25:
+            return draw(1, "decline", 1, 1)
+        if way < 0.75:
+            start = draw(0.1, "opening", 1, 1) + draw(1, "decline", 1, 2) + draw(0.7, "improper", 1, 4)
+            return start + draw(0.6, "redirect", 1, 3) + draw(0.1, "decline", 1, 1)
+        if way < 0.9:
+            return draw(1, "improper", 1, 3) + draw(0.6, "redirect", 1, 3)
+        start = draw(0.5, "improper", 1, 1) + draw(1, "improper", 1, 2)
+        return start + draw(1, "decline", 1, 1) + draw(0.5, "redirect", 1, 2)
+    if state == "partial":
+        if way < 0.5:
+            start = draw(1, "decline", 1, 1) + draw(0.5, "improper", 1, 2) + draw(1, "content", 2, 6)
+            return start + draw(0.4, "redirect", 1, 1) + draw(0.3, "warning", 1, 1)
+        if way < 0.8:
+            return draw(1, "content", 2, 6) + draw(1, "decline", 1, 1) + draw(0.4, "redirect", 1, 1)
+        return draw(1, "improper", 1, 2) + draw(1, "content", 2, 5) + draw(1, "decline", 1, 1)
+    if state == "capability":
+        start = draw(0.1, "opening", 1, 1) + draw(0.12, "decline", 1, 1) + draw(1, "capability", 1, 2)
+        return start + draw(0.4, "redirect", 1, 1) + draw(0.2, "clarify", 1, 1)
+    return draw(0.4, "opening", 1, 1) + draw(0.2, "content", 1, 1) + draw(1, "clarify", 1, 3)
