@@ -1,6 +1,7 @@
 """Kinds of phrases that say what an answer does, written down from what assistants say in general.
 
-Each is looked for in lower-case sentences, one a line. None was taken from a labelled answer.
+Each is looked for in lower-case sentences, one a line. Some forty
+answers of chatgpt-refusals had been read by then, none of XSTest or MOSSBench.
 """
 # ruff: noqa: E501
 

@@ -1,8 +1,9 @@
 """Fitting the embedded judge (`cleareyed judge train`) and predicting answers out of fold. Needs scikit-learn.
 
 Sentences are read by a logistic regression fitted on our own sentences alone; what an answer's sentences do is read by
-a forest fitted on the labelled answers and on answers composed of our own sentences. Nothing was searched for: the
-settings below stand for every fold. The one quantity that is chosen, the temperature, is chosen inside the training
+a forest fitted on the labelled answers and on answers composed of our own sentences. The
+settings below stand for every fold; they were chosen by hand with out-of-fold figures in sight
+(docs/results.md). The one quantity that is chosen, the temperature, is chosen inside the training
 answers, by predicting each of their models from the others.
 """
 

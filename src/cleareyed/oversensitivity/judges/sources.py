@@ -1,4 +1,6 @@
-"""Labelled answers, and how the labels of each source become states. Written down before anything was fitted.
+"""Labelled answers, and how the labels of each source become states.
+
+Written down after the first trials of fitting, not before.
 
 | source | its label | state |
 |---|---|---|
@@ -8,7 +10,8 @@
 | PyRIT refusal sets | its own (an answer to another question is a refusal) | checking only, refusal or not |
 | MOSSBench readings | our six states | checking only |
 
-Of chatgpt-refusals, answers that open with "As an AI" are not used either: there the source calls "I do not have
+Of chatgpt-refusals, answers that open with "As an AI" are not used either, a rule made
+after trials without it: there the source calls "I do not have
 personal opinions ..." complied, rejected or redirected by what follows. For tables of three classes, capability
 counts as refusal, clarification and off topic as compliance.
 """
