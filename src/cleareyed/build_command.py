@@ -100,7 +100,8 @@ def picture(items: Path, to: Path, images: Path | None, sprites: Path | None) ->
 
 @contextmanager
 def _asked(model: AskedModel, journal: Path, asking: Asking, title: str) -> Iterator[Asked]:
-    from cleareyed.eval_command import progress_text, quiet  # brings in all of the statistics
+    from cleareyed.eval_command import quiet  # brings in all of the statistics
+    from cleareyed.eval_text import progress_text
 
     quiet(model)
     answerer = open_answerer(model, asking.batch)

@@ -17,15 +17,14 @@ from cleareyed.eval_command import (
     JOURNAL,
     EvalRecipe,
     asked_task,
-    asked_text,
     asking_of,
     judge_journal,
-    progress_text,
     quiet,
     refuse_other,
     resumable,
     try_first,
 )
+from cleareyed.eval_text import asked_text, progress_text
 from cleareyed.evaluation.answers import Answerer
 from cleareyed.evaluation.ask import Limits, Summary, ask_all
 from cleareyed.evaluation.evaluate import AskedHashes, Asking, requests

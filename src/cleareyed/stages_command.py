@@ -24,10 +24,10 @@ from cleareyed.eval_command import (
     asked_task,
     asking_of,
     eval_recipe,
-    progress_text,
     quiet,
     refuse_other,
 )
+from cleareyed.eval_text import progress_text
 from cleareyed.evaluation.ask import Summary
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import AskedModel, limits_of, open_answerer

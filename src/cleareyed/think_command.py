@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cleareyed.console import Display, table_console
 from cleareyed.errors import InputError
-from cleareyed.eval_command import progress_text
+from cleareyed.eval_text import progress_text
 from cleareyed.evaluation.ask import Summary
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import AskedModel, limits_of, open_answerer

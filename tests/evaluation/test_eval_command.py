@@ -23,7 +23,8 @@ from PIL import Image
 from tiny import tiny_qwen2_vl
 
 from cleareyed.errors import InputError
-from cleareyed.eval_command import EvalRecipe, asked_task, asking_of, coverage_text, eval_recipe, judge_journal
+from cleareyed.eval_command import EvalRecipe, asked_task, asking_of, eval_recipe, judge_journal
+from cleareyed.eval_text import coverage_text
 from cleareyed.evaluation.evaluate import AskedHashes, Asking, requests
 from cleareyed.evaluation.journal import MARK, Journal, read_answers
 from cleareyed.evaluation.local import LocalAnswerer, weights_hash
