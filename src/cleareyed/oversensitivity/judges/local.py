@@ -7,7 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cleareyed.oversensitivity.judges.features import KINDS, Floats, Parsed, document, parse, place, runs
+from cleareyed.oversensitivity.judges.features import (
+    KINDS,
+    LONGEST_RUN,
+    SENTENCE_WORDS,
+    Floats,
+    Parsed,
+    document,
+    parse,
+    place,
+)
 from cleareyed.oversensitivity.judges.model import STATES, JudgeModel, load_model, softmax
 from cleareyed.oversensitivity.judges.text import words
 from cleareyed.oversensitivity.outcomes import Answered, Judgement
@@ -23,6 +32,8 @@ SHOWN = {
     "clarification": ("clarify",),
 }
 """Kinds of sentences that are shown as the reason for a state."""
+PHRASE = 5
+"""Words of the sentence that decided which are shown."""
 REPEATS, LONG = 0.15, 40
 """An answer of at least `LONG` words of which less than this share are different ones is off topic."""
 ROMAN = 0.5
@@ -64,16 +75,31 @@ class LocalJudge:
         return Judgement(answer.id, state, declines, reason)
 
     def _reason(self, state: str, read: Parsed, logits: Floats) -> str:
-        """The sentence that most does what the state is about, by the run of words that weighs most in it."""
+        """The sentence that most does what the state is about, by its `PHRASE` words that weigh most for that."""
         columns = [KINDS.index(name) for name in SHOWN[state]]
         likely = softmax(logits)[:, columns]  # (S, shown)
         sentence, column = np.unravel_index(int(likely.argmax()), likely.shape)
         kind = columns[int(column)]
-        said = runs(words(read.sentences[int(sentence)]))
+        said = words(read.sentences[int(sentence)])[:SENTENCE_WORDS]
         if not said:
             return "no word"
-        best = max(said, key=lambda run: float(self._model.weights[place(run), kind]))
-        return f'{KINDS[kind]}: "{best.strip("^$ ")}"'
+        return f'{KINDS[kind]}: "{" ".join(phrase(said, self._model.weights[:, kind]))}"'
+
+
+def phrase(said: Sequence[str], weights: Floats) -> Sequence[str]:
+    """The `PHRASE` words in a row whose runs of one to three words weigh most; all words where they are fewer."""
+    if len(said) <= PHRASE:
+        return said
+    windows = sum(
+        np.convolve(
+            weights[[place(" ".join(said[at : at + size])) for at in range(len(said) - size + 1)]],  # (n - size + 1,)
+            np.ones(PHRASE - size + 1),
+            "valid",
+        )
+        for size in range(1, LONGEST_RUN + 1)
+    )  # (n - PHRASE + 1,)
+    best = int(np.argmax(windows))
+    return said[best : best + PHRASE]
 
 
 def off_topic(text: str) -> str | None:
