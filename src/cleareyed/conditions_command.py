@@ -35,8 +35,8 @@ from cleareyed.oversensitivity.conditions import Condition, Item, Measured, Rate
 from cleareyed.oversensitivity.judges.open import open_judge
 from cleareyed.oversensitivity.outcomes import Judge
 from cleareyed.oversensitivity.runs import by_id, judge_answers
-from cleareyed.records.parts import stored_answers
 from cleareyed.records.run import RunFolder, create_run
+from cleareyed.records.stored import stored_answers
 from cleareyed.report.plots import accuracy_bars, png
 from cleareyed.report.summary import write_whole
 from cleareyed.report.timidity_plots import bar_of

@@ -14,11 +14,11 @@ from rich.text import Text
 
 from cleareyed.console import Display, table_console
 from cleareyed.errors import InputError
-from cleareyed.eval_text import asked_text, coverage_text, cvbench_text, majority, progress_text, rules_table
+from cleareyed.eval_text import asked_text, coverage_text, cvbench_text, majority_text, progress_text, rules_table
 from cleareyed.evaluation.answers import Answerer, AskError
 from cleareyed.evaluation.ask import Summary
-from cleareyed.evaluation.compare import judged
 from cleareyed.evaluation.evaluate import AskedHashes, Asking, ask_task, measured_task, requests
+from cleareyed.evaluation.ids import number_of
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import IN_MEMORY, AskedModel, limits_of, open_answerer
 from cleareyed.evaluation.providers.replay import ReplayAnswerer
@@ -28,9 +28,10 @@ from cleareyed.evaluation.rows import Collected, Judges, collect, collect_again,
 from cleareyed.oversensitivity.judges.open import open_judge
 from cleareyed.oversensitivity.published import named
 from cleareyed.recipe import EvalSpec, NonNegative, Strict, TaskSpec
-from cleareyed.records.parts import AnswerWriter, read_answers, stored_answers
+from cleareyed.records.parts import AnswerWriter, read_answers
 from cleareyed.records.run import RunFolder, create_run, open_run
-from cleareyed.report.pages import run_report
+from cleareyed.records.stored import stored_answers
+from cleareyed.report.pages import Measured, measured_of, run_report
 from cleareyed.report.summary import outcome_rule
 from cleareyed.report.words import percent, visible
 from cleareyed.scoring.rules import OUTCOME_RULES
@@ -171,9 +172,10 @@ def eval_task(
             summary = asyncio.run(asking)
             display.status("judging", 0, 0)
             found = judge_journal(run, recipe, task, asked, judges_of(recipe.rules))
-            page = report_of(run, found, task, recipe.rules[0])
+            measured = measured_of(run)
+            page = run_report(run, task, rule=recipe.rules[0], measured=measured) if found.judged else None
     console = table_console()
-    _print(console, run, found, recipe, recipe.rules, task)
+    _print(console, run, found, measured, recipe, recipe.rules, task)
     console.print(Text(asked_text(summary)), soft_wrap=True)
     for note in _replay_notes(answerer, task):
         console.print(Text(f"{model.name}: {visible(note)}"), soft_wrap=True)
@@ -210,9 +212,10 @@ def score(folder: Path, *, rules: Sequence[str], data_root: Path | None, min_cov
         refuse_other_questions(kept, task)
         with AnswerWriter(run, label_of(model), task.name, 0) as writer:
             found = collect_again(kept, task, judges, writer.add)
-    page = report_of(run, found, task, recipe.rules[0])
+    measured = measured_of(run)
+    page = run_report(run, task, rule=recipe.rules[0], measured=measured) if found.judged else None
     console = table_console()
-    _print(console, run, found, recipe, shown, task)
+    _print(console, run, found, measured, recipe, shown, task)
     return _finish(console, run, page, found, min_coverage)
 
 
@@ -347,25 +350,28 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     return {key: leaf for part, held in items for key, leaf in _flat(held, f"{name}.{part}".lstrip(".")).items()}
 
 
-def report_of(run: RunFolder, found: Collected, task: Task, rule: str) -> Path | None:
-    """Write the report if there is anything to report."""
-    return run_report(run, task, rule=rule) if found.judged else None
-
-
 def _print(
-    console: Console, run: RunFolder, found: Collected, recipe: EvalRecipe, rules: Sequence[str], task: Task
+    console: Console,
+    run: RunFolder,
+    found: Collected,
+    measured: Measured,
+    recipe: EvalRecipe,
+    rules: Sequence[str],
+    task: Task,
 ) -> None:
     (spec,) = recipe.measure
     if found.judged:
-        rows = stored_answers(run)
+        (verdicts,) = measured.values()
         title = f"{recipe.model.path} on {task.name}, prompt {spec.prompt}: accuracy in % (95 % interval)"
-        console.print(rules_table(rows, rules, title))
-        if outcome_rule(rows) is None:
-            well_formed = sum(row.well_formed for row in rows if judged(row)) / found.judged
-            text = f"{majority(rows)} Written in the format: {percent(well_formed)} %."
+        console.print(rules_table(verdicts, rules, title))
+        if outcome_rule(verdicts) is None:
+            number, share = verdicts.majority()
+            gold = next(row.answer for row in stored_answers(run) if number_of(row.sample_id) == number)
+            well_formed = percent(float(verdicts.well_formed[verdicts.is_judged].mean()))
+            text = f"{majority_text(gold, share)} Written in the format: {well_formed} %."
             console.print(Text(text), soft_wrap=True)
         if spec.task.name == "cvbench":
-            console.print(Text(cvbench_text(rows, rules[0], task)), soft_wrap=True)
+            console.print(Text(cvbench_text(stored_answers(run), rules[0], task)), soft_wrap=True)
     console.print(Text(coverage_text(found)), soft_wrap=True)
     for reason, count in sorted(found.reasons.items(), key=lambda item: -item[1])[:SHOWN_REASONS]:
         console.print(Text(f"  {count} times: {visible(reason) or 'no reason given'}"), soft_wrap=True)

@@ -1,8 +1,8 @@
 """What an evaluation says of itself: tables and sentences made of its rows and of how the asking went."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
@@ -11,30 +11,30 @@ from cleareyed.evaluation.ask import Summary
 from cleareyed.evaluation.compare import judged
 from cleareyed.evaluation.rows import Collected
 from cleareyed.evaluation.stats import majority_class
-from cleareyed.records.rows import AnswerRow
-from cleareyed.report.summary import summarise
+from cleareyed.evaluation.verdicts import Verdicts
+from cleareyed.records.rows import AnswerMark, AnswerRow
+from cleareyed.report.summary import summary_of
 from cleareyed.report.words import percent, percent_range, visible
 from cleareyed.tasks.cvbench import cvbench_totals
 from cleareyed.tasks.task import Task
 
 
-def rules_table(rows: Sequence[AnswerRow], rules: Sequence[str], title: str) -> Table:
+def rules_table(found: Verdicts, rules: Sequence[str], title: str) -> Table:
     """Accuracy with 95 % intervals: one row per skill and one for all, one column per accuracy rule.
 
     n is what is judged; where that is not all that was asked, it says of how many.
     """
-    by_rule = [next(iter(summarise(rows, rule).values())) for rule in rules]
-    asked = Counter((row.skill, judged(row)) for row in rows)
-    skills = sorted({skill for skill, _ in asked if skill})
+    by_rule = [summary_of(found, rule) for rule in rules]
+    skills = sorted(skill for skill in found.skills if skill)
     table = Table(title=Text(title), title_justify="left")
     table.add_column("skill")
     table.add_column("n", justify="right")
     for rule in rules:
         table.add_column(Text(rule), justify="right")
     for skill in [*(skills if len(skills) > 1 else ()), None]:
-        counts = [(count, is_judged) for (own, is_judged), count in asked.items() if skill in (None, own)]
-        total, n = sum(count for count, _ in counts), sum(count for count, is_judged in counts if is_judged)
-        shares = [found["by_skill"].get(skill) if skill is not None else found for found in by_rule]
+        own = found.skill == found.skills.index(skill) if skill is not None else np.ones(len(found), bool)  # (N,)
+        total, n = int(own.sum()), int((own & found.is_judged).sum())
+        shares = [one["by_skill"].get(skill) if skill is not None else one for one in by_rule]
         cells = (
             f"{percent(share['accuracy'])} ({percent_range(*share['interval'])})" if share else percent(None)
             for share in shares
@@ -45,13 +45,15 @@ def rules_table(rows: Sequence[AnswerRow], rules: Sequence[str], title: str) -> 
     return table
 
 
-def majority(rows: Sequence[AnswerRow]) -> str:
+def majority(rows: Sequence[AnswerMark]) -> str:
     """What always giving the same answer would score, in a sentence; rows of one label and step, or of all."""
     labels = {(row.label, row.step) for row in rows}
     if len(labels) == 1:
-        answer, share = majority_class(row.answer for row in rows)
-    else:
-        answer, share = majority_class({row.sample_id: row.answer for row in rows}.values())
+        return majority_text(*majority_class(row.answer for row in rows))
+    return majority_text(*majority_class({row.sample_id: row.answer for row in rows}.values()))
+
+
+def majority_text(answer: str, share: float) -> str:
     return f"Always answering {visible(answer)!r} would score {percent(share)} %."
 
 
@@ -100,7 +102,7 @@ def coverage_text(found: Collected) -> str:
     return text
 
 
-def cvbench_text(rows: Sequence[AnswerRow], rule: str, task: Task) -> str:
+def cvbench_text(rows: Iterable[AnswerRow], rule: str, task: Task) -> str:
     """The benchmark's own total, averaged over its sources, beside that over all items."""
     sources = {sample.id: str(sample.columns["source"]) for sample in task.samples}
     totals = cvbench_totals((sources[row.sample_id], row.correct[rule]) for row in rows if judged(row))

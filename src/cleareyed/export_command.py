@@ -14,8 +14,8 @@ from cleareyed.evaluation.evaluate import request_of
 from cleareyed.evaluation.inspect_export import Asked, Head, write_log
 from cleareyed.evaluation.providers.images import media_type
 from cleareyed.evaluation.recorded import Recorded
-from cleareyed.records.parts import stored_answers
 from cleareyed.records.run import RunFolder, open_run
+from cleareyed.records.stored import stored_answers
 from cleareyed.tasks.task import Task
 
 

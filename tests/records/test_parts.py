@@ -10,18 +10,17 @@ import pytest
 from cleareyed.errors import InputError
 from cleareyed.records.parts import (
     AnswerWriter,
-    StoredAnswers,
     answers_part_name,
     compact,
     drop_rollouts_after,
     read_answers,
     read_rollouts,
-    stored_answers,
     write_answers,
     write_rollouts,
 )
 from cleareyed.records.rows import AnswerRow, RolloutRow
 from cleareyed.records.run import RunFolder
+from cleareyed.records.stored import StoredAnswers, answers_of, gather, stored_answers
 
 ROLLOUT = RolloutRow(
     step=1,
@@ -273,3 +272,22 @@ def test_a_part_that_cannot_be_written_leaves_the_earlier_one(run: RunFolder) ->
     (run.rollouts / "step-00000002.parquet").rmdir()
     assert names(run.rollouts) == ["step-00000001.parquet"]
     assert read_rollouts(run) == [ROLLOUT]
+
+
+def test_answers_are_gone_through_without_their_texts_and_some_read_whole(run):
+    rows = [
+        replace(ANSWER, label=label, sample_id=f"{label}{at}", answer=str(at)) for label in "ab" for at in range(3)
+    ]
+    write_answers(run, rows)
+    compact(run)
+    write_answers(run, [replace(ANSWER, label="c", sample_id="c0")])
+    names = gather(run, lambda marks: [(mark.label, mark.sample_id, mark.correct) for mark in marks])
+    assert names == [(row.label, row.sample_id, ANSWER.correct) for row in [*rows, *read_answers(run)[6:]]]
+    assert answers_of(run, {"a1", "b2", "c0"}.__contains__) == [rows[1], rows[5], read_answers(run)[6]]
+
+
+def test_marks_of_a_file_that_is_none_are_refused(run):
+    run.answers.mkdir(parents=True)
+    (run.answers / "x.parquet").write_bytes(b"no parquet")
+    with pytest.raises(InputError, match=r"x.parquet: not a part file of a run"):
+        gather(run, list)

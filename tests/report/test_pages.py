@@ -226,7 +226,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_its_ten_samples_carry_their_i
     links = [value for name, value in page.attributes if name in ("href", "xlink:href", "action", "data", "poster")]
     assert links and all(link.startswith("#") for link in links)
     assert not re.search(r"url\((?!#)", text) and "@import" not in text
-    shown = spread(rows[:80], 10)
+    shown = [rows[at] for at in spread([SKILLS.index(row.skill) for row in rows[:80]], 10)]
     right = {(row.label, row.sample_id): row.correct["strict"] for row in rows}
     marks = re.findall(r"(✓ right|✗ wrong)", page.words)
     expected = [right[label, row.sample_id] for row in shown for label in ("base", "sft", "grpo")]
@@ -327,7 +327,7 @@ def test_summary_file_is_whole_or_not_there(tmp_path):
 def test_paired_tests_use_only_shared_samples():
     task = make_task(40)
     first, second = make_rows(task, "a", 0.3, seed=1), make_rows(task, "b", 0.9, seed=2)[10:]
-    (test,) = paired_tests({"a": first, "b": second}, [("a", "b"), ("a", "nobody")])
+    (test,) = paired_tests(by_label(first + second), [("a", "b"), ("a", "nobody")])
     assert test["n"] == 30
     expected = sum(row.correct["strict"] for row in second) - sum(row.correct["strict"] for row in first[10:])
     assert test["difference"] == pytest.approx(expected / 30)
@@ -337,7 +337,8 @@ def test_paired_tests_use_only_shared_samples():
 def test_before_and_after_are_paired_under_the_same_prompt():
     task = make_task(4)
     labels = (("base", 0), ("base/no-reasoning", 0), ("grpo", 9), ("grpo/no-reasoning", 9))
-    answers = measurements([row for label, step in labels for row in make_rows(task, label, 0.5, step)])
+    rows = [row for label, step in labels for row in make_rows(task, label, 0.5, step)]
+    answers = measurements(list(by_label(rows).values()))
     assert before_and_after(answers) == [("base", "grpo"), ("base/no-reasoning", "grpo/no-reasoning")]
     del answers["base/no-reasoning"]
     assert before_and_after(answers) == [("base", "grpo"), ("base", "grpo/no-reasoning")]
@@ -346,8 +347,9 @@ def test_before_and_after_are_paired_under_the_same_prompt():
 
 def test_a_label_measured_twice_is_split_by_step():
     task = make_task(4)
-    rows = make_rows(task, "grpo", 0.5, step=20) + make_rows(task, "base", 0.5) + make_rows(task, "grpo", 0.5, step=10)
-    assert list(measurements(rows)) == ["base", "grpo, step 10", "grpo, step 20"]
+    labels = (("grpo", 20), ("base", 0), ("grpo", 10))
+    found = [by_label(make_rows(task, label, 0.5, step))[label] for label, step in labels]
+    assert list(measurements(found)) == ["base", "grpo, step 10", "grpo, step 20"]
 
 
 def test_chance_leaves_out_parts_with_open_questions():
@@ -393,10 +395,11 @@ def test_readme_picture_is_drawn_from_the_folder(demo):
 
 def test_gallery_spreads_over_skills_and_list():
     rows = make_rows(make_task(80), "m", 0.5)
-    chosen = spread(rows, 10)
+    skills = [SKILLS.index(row.skill) for row in rows]
+    chosen = [rows[at] for at in spread(skills, 10)]
     assert sorted(sum(row.skill == skill for row in chosen) for skill in SKILLS) == [2, 2, 3, 3]
     assert len({row.sample_id for row in chosen}) == 10
-    assert len(spread(rows[:3], 10)) == 3
+    assert len(spread(skills[:3], 10)) == 3
 
 
 def test_large_images_are_scaled_down():

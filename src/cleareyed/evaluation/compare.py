@@ -9,7 +9,7 @@ from cleareyed.evaluation.answers import State
 from cleareyed.evaluation.power import design_effect, smallest_paired
 from cleareyed.evaluation.ranks import holm
 from cleareyed.evaluation.stats import Paired, exact_paired, group_numbers, paired
-from cleareyed.records.rows import AnswerRow
+from cleareyed.records.rows import AnswerMark, AnswerRow
 
 Key = tuple[str, str]
 """Task and sample id."""
@@ -120,12 +120,12 @@ def align(first: Sequence[AnswerRow], second: Sequence[AnswerRow]) -> list[tuple
     return [(row, tables[1][key]) for key, row in tables[0].items() if key in tables[1]]
 
 
-def state_of(row: AnswerRow) -> str:
+def state_of(row: AnswerMark) -> str:
     """The state of an answer; records without states hold answers only."""
     return row.state
 
 
-def judged(row: AnswerRow) -> bool:
+def judged(row: AnswerMark) -> bool:
     """Whether there is an answer that can be right or wrong."""
     return state_of(row) not in UNJUDGED
 

@@ -2,7 +2,6 @@
 
 from array import array
 from collections.abc import Iterator
-from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,12 +10,15 @@ import numpy as np
 
 from cleareyed.errors import InputError
 from cleareyed.evaluation.answers import Answer
+from cleareyed.evaluation.ids import number_of
 from cleareyed.evaluation.journal import answer_of, fields_of, read_lines
 from cleareyed.evaluation.request import Hashes, row_hashes
 
 
 class Recorded:
     """A journal, read in any order: 16 bytes a line in memory, the lines themselves from disk. Use it in a `with`.
+
+    Two samples whose names have one `number_of` are told apart when their lines are read.
 
     What was written after it was opened is not in it.
     InputError: a damaged line (named by its number), an unreadable file.
@@ -27,7 +29,7 @@ class Recorded:
         self.unmarked = 0
         """Answers from before hashes were kept: whether they are to what the task asks now can't be seen."""
         for start, held in read_lines(path):
-            names.append(_name(str(held.get("sample_id"))))
+            names.append(number_of(str(held.get("sample_id"))))
             starts.append(start)
             self.unmarked += not held.get("prompt_hash") and held.get("state") != "failed"
         unsorted = np.array(names, np.int64)
@@ -80,11 +82,5 @@ class Recorded:
         return None, changed
 
     def _places(self, sample_id: str) -> range:
-        name = np.int64(_name(sample_id))
+        name = np.int64(number_of(sample_id))
         return range(*(int(np.searchsorted(self._names, name, side)) for side in ("left", "right")))
-
-
-def _name(sample_id: str) -> int:
-    """Two samples of one name are told apart when their lines are read."""
-    digest = blake2b(sample_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

@@ -17,6 +17,10 @@ from cleareyed.tasks.task import Sample
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+Groups = Sequence[str] | Ints
+"""(N,): names, or numbers that stand for them; an empty name or a negative number is a group of its own."""
 
 _BLOCK = 2_000_000
 """Resampled items held in memory at a time."""
@@ -62,15 +66,19 @@ def wilson(right: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(float(found.low), float(found.high))
 
 
-def group_numbers(groups: Sequence[str]) -> Ints:
-    """Groups as integers from 0; an empty name is a group of its own."""  # (N,)
+def group_numbers(groups: Groups) -> Ints:
+    """Groups as integers from 0, in the order in which they come; an empty name is a group of its own."""  # (N,)
+    if isinstance(groups, np.ndarray):
+        own = np.where(groups < 0, -1 - np.arange(len(groups)), groups)  # (N,)
+        _, first, place = np.unique(own, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[place]
     known: dict[object, int] = {}
     return np.array([known.setdefault(name or index, len(known)) for index, name in enumerate(groups)], dtype=np.int64)
 
 
 def cluster_bootstrap(
     values: Sequence[float] | Floats,
-    groups: Sequence[str],
+    groups: Groups,
     draws: int = 4000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -92,11 +100,11 @@ def cluster_bootstrap(
     return _percentiles(np.concatenate(means), confidence)
 
 
-def share_interval(right: Sequence[bool], groups: Sequence[str], confidence: float = 0.95) -> Interval:
+def share_interval(right: Sequence[bool] | Bools, groups: Groups, confidence: float = 0.95) -> Interval:
     """Interval of the share right: `wilson` if no two items share a group, else `cluster_bootstrap`."""
     if len(set(group_numbers(groups).tolist())) == len(right):
-        return wilson(sum(right), len(right), confidence)
-    return cluster_bootstrap([float(value) for value in right], groups, confidence=confidence)
+        return wilson(int(np.sum(right)), len(right), confidence)
+    return cluster_bootstrap(np.asarray(right, np.float64), groups, confidence=confidence)
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
@@ -109,7 +117,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return float(binomtest(first_only, discordant, 0.5).pvalue) if discordant else 1.0
 
 
-def exact_paired(first: Sequence[bool], second: Sequence[bool], groups: Sequence[str]) -> float:
+def exact_paired(first: Sequence[bool] | Bools, second: Sequence[bool] | Bools, groups: Groups) -> float:
     """Two-sided exact p-value of the difference between two answerers on the same N items, in groups.
 
     Under the null hypothesis whole groups could swap the two answerers, so that each group's difference s (second
@@ -128,9 +136,7 @@ def exact_paired(first: Sequence[bool], second: Sequence[bool], groups: Sequence
     return min(1.0, float(null[extremity >= abs(int(sums.sum()))].sum()))
 
 
-def permutation(
-    differences: Sequence[float] | Floats, groups: Sequence[str], draws: int = 9999, seed: int = 0
-) -> float:
+def permutation(differences: Sequence[float] | Floats, groups: Groups, draws: int = 9999, seed: int = 0) -> float:
     """Two-sided p-value of the mean of paired `differences` (N,) being 0, by flipping the signs of whole groups.
 
     For differences of any size, such as of rewards; `exact_paired` is for right-or-wrong answers. Computed by scipy:
@@ -153,7 +159,7 @@ def permutation(
 
 
 def paired(
-    first: Sequence[bool], second: Sequence[bool], groups: Sequence[str], draws: int = 4000, seed: int = 0
+    first: Sequence[bool] | Bools, second: Sequence[bool] | Bools, groups: Groups, draws: int = 4000, seed: int = 0
 ) -> Paired:
     """Compare two answerers on the same N items: exact McNemar, and the difference with a clustered bootstrap.
 
@@ -177,7 +183,7 @@ def paired(
 
 def seeds_and_items(
     values: Sequence[Sequence[float]] | Floats,
-    groups: Sequence[str],
+    groups: Groups,
     draws: int = 4000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -208,7 +214,7 @@ def seeds_and_items(
 def macro_average(
     values: Sequence[float] | Floats,
     skills: Sequence[str],
-    groups: Sequence[str],
+    groups: Groups,
     draws: int = 4000,
     seed: int = 0,
     confidence: float = 0.95,

@@ -12,20 +12,22 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, overload
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleareyed.errors import InputError
-from cleareyed.records.rows import AnswerRow, RolloutRow
+from cleareyed.records.rows import AnswerMark, AnswerRow, RolloutRow
 
 if TYPE_CHECKING:
     from cleareyed.records.run import RunFolder
+
+T = TypeVar("T")
 
 MERGED = "merged.parquet"
 HOLDS = b"cleareyed.parts"
@@ -75,6 +77,7 @@ ANSWER_SCHEMA = pa.schema(
         ("images_hash", pa.string()),
     ]
 )
+MARK_SCHEMA = pa.schema([ANSWER_SCHEMA.field(one.name) for one in fields(AnswerMark)])
 SINCE = {"state": "answered", "prompt_hash": "", "images_hash": ""}
 """Columns that older files lack, and what is read in their place."""
 
@@ -148,7 +151,7 @@ class AnswerWriter:
 
     def _place(self) -> None:
         folder, name = self._path.parent, self._path.name
-        held = _held(folder)
+        held = held_parts(folder)
         if name in held and held != {name}:  # merged with others: replaced there
             others = _without(_load_merged(folder, ANSWER_SCHEMA), name)
             own = _with_part(_read_file(self._aside, ANSWER_SCHEMA), name)
@@ -160,57 +163,6 @@ class AnswerWriter:
             self._path.unlink(missing_ok=True)
         if name in held:  # until now readers have passed over the part
             (folder / MERGED).unlink()
-
-
-class StoredAnswers(Sequence[AnswerRow]):
-    """The answers in one file, read from disk whenever they are gone through: a part of a thousand at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = pq.ParquetFile(path)
-        metadata = self._file.metadata
-        self._sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-
-    def __len__(self) -> int:
-        return sum(self._sizes)
-
-    def __iter__(self) -> Iterator[AnswerRow]:
-        for group in range(len(self._sizes)):
-            yield from self._group(group)
-
-    @overload
-    def __getitem__(self, index: int) -> AnswerRow: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[AnswerRow]: ...
-
-    def __getitem__(self, index: int | slice) -> AnswerRow | list[AnswerRow]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        rest = range(len(self))[index]
-        for group, size in enumerate(self._sizes):
-            if rest < size:
-                return next(_answer_rows(self._table(group).slice(rest, 1)))
-            rest -= size
-        raise IndexError(index)
-
-    def _group(self, group: int) -> Iterator[AnswerRow]:
-        return _answer_rows(self._table(group))
-
-    def _table(self, group: int) -> pa.Table:
-        return _fitted(self._path, ANSWER_SCHEMA, lambda: self._file.read_row_group(group))
-
-
-def stored_answers(run: RunFolder) -> Sequence[AnswerRow]:
-    """All answers so far; where one file holds them all, as it does in runs of eval, they stay on disk."""
-    names, held = _part_names(run.answers), _held(run.answers)
-    parts = [name for name in names if name not in held]
-    if len(parts) + bool(held) != 1:
-        return read_answers(run)
-    try:
-        return StoredAnswers(run.answers / (MERGED if held else parts[0]))
-    except (pa.ArrowInvalid, OSError):  # gone since, or none of ours: said there
-        return read_answers(run)
 
 
 def answers_part_name(label: str, task: str, step: int) -> str:
@@ -231,15 +183,15 @@ def read_rollouts(run: RunFolder) -> list[RolloutRow]:
 
 def read_answers(run: RunFolder) -> list[AnswerRow]:
     """All answers so far, part by part, each part in the order it was written."""
-    return list(_answer_rows(_read(run.answers, ANSWER_SCHEMA)))
+    return list(answer_rows(_read(run.answers, ANSWER_SCHEMA)))
 
 
 def read_probes(run: RunFolder) -> list[AnswerRow]:
     """All answers to the probes of the thinking, in the order of `read_answers`; none if there were no probes."""
-    return list(_answer_rows(_read(run.thinking, ANSWER_SCHEMA)))
+    return list(answer_rows(_read(run.thinking, ANSWER_SCHEMA)))
 
 
-def _answer_rows(table: pa.Table) -> Iterator[AnswerRow]:
+def answer_rows(table: pa.Table) -> Iterator[AnswerRow]:
     for row in table.to_pylist():
         yield AnswerRow(**{**row, "extracted": dict(row["extracted"]), "correct": dict(row["correct"])})
 
@@ -248,8 +200,8 @@ def compact(run: RunFolder) -> None:
     """Merge the part files of rollouts, answers and probes into one file each. Doing it twice changes nothing."""
     folders = ((run.rollouts, ROLLOUT_SCHEMA), (run.answers, ANSWER_SCHEMA), (run.thinking, ANSWER_SCHEMA))
     for folder, schema in folders:
-        names = _part_names(folder)
-        held = _held(folder)
+        names = part_names(folder)
+        held = held_parts(folder)
         if set(names) - held:
             _write_merged(folder, _load(folder, schema), held | set(names))
         for name in names:
@@ -258,10 +210,10 @@ def compact(run: RunFolder) -> None:
 
 def drop_rollouts_after(run: RunFolder, step: int) -> None:
     """Remove the rollouts of steps later than `step`."""
-    late = {name for name in _part_names(run.rollouts) if int(name[len("step-") : -len(".parquet")]) > step}
+    late = {name for name in part_names(run.rollouts) if int(name[len("step-") : -len(".parquet")]) > step}
     for name in late:
         (run.rollouts / name).unlink()
-    held = _held(run.rollouts)
+    held = held_parts(run.rollouts)
     table = _load_merged(run.rollouts, ROLLOUT_SCHEMA)
     kept = table.filter(pc.less_equal(table["step"], step))
     if kept.num_rows < table.num_rows:
@@ -272,7 +224,7 @@ def _write_part(folder: Path, name: str, schema: pa.Schema, rows: Sequence[Rollo
     if not rows:
         return
     table = _as_table(schema, rows)
-    held = _held(folder)
+    held = held_parts(folder)
     if name not in held:
         _write(folder / name, table)
         return
@@ -293,12 +245,12 @@ def _without(merged: pa.Table, name: str) -> pa.Table:
     return merged.filter(pc.not_equal(merged[PART], name))
 
 
-def _part_names(folder: Path) -> list[str]:
+def part_names(folder: Path) -> list[str]:
     names = os.listdir(folder) if folder.is_dir() else []
     return sorted(name for name in names if name.endswith(".parquet") and name != MERGED)
 
 
-def _held(folder: Path) -> set[str]:
+def held_parts(folder: Path) -> set[str]:
     """Names of the parts that the merged file holds."""
     if not (folder / MERGED).exists():
         return set()
@@ -306,22 +258,26 @@ def _held(folder: Path) -> set[str]:
 
 
 def _read(folder: Path, schema: pa.Schema) -> pa.Table:
-    """Every row once, also while another process writes, merges or removes parts."""
+    return whole(folder, lambda: _load(folder, schema)).drop_columns([PART])
+
+
+def whole(folder: Path, read: Callable[[], T]) -> T:
+    """What `read` gives of every row once, also while another process writes, merges or removes parts."""
     for _ in range(READ_ATTEMPTS):
         before = _identity(folder / MERGED)
         try:
-            table = _load(folder, schema)
+            found = read()
         except FileNotFoundError:
             continue
         if before == _identity(folder / MERGED):
-            return table.drop_columns([PART])
+            return found
     raise InputError(f"{folder}: changed while it was read, {READ_ATTEMPTS} times over; try again")
 
 
 def _load(folder: Path, schema: pa.Schema) -> pa.Table:
     """The merged file and the parts it does not hold, with the column of part names, in the order of those names."""
-    names = _part_names(folder)
-    held = _held(folder)
+    names = part_names(folder)
+    held = held_parts(folder)
     tables = [_load_merged(folder, schema)]
     for name in names:
         if name not in held:
@@ -337,17 +293,23 @@ def _load_merged(folder: Path, schema: pa.Schema) -> pa.Table:
 
 
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
-    return _fitted(path, schema, lambda: pq.ParquetFile(path).read())
+    with reading(path):
+        return fitted(pq.ParquetFile(path).read(), schema)
 
 
-def _fitted(path: Path, schema: pa.Schema, read: Callable[[], pa.Table]) -> pa.Table:
-    """What `read` gives, with the columns that older files lack."""
+def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """With the columns that older files lack, in the order of `schema`."""
+    for name, value in SINCE.items():
+        if name in schema.names and name not in table.column_names:
+            table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
+    return table.select(schema.names).cast(schema).replace_schema_metadata(None)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """InputError where the block meets a file that no run has written."""
     try:
-        table = read()
-        for name, value in SINCE.items():
-            if name in schema.names and name not in table.column_names:
-                table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
-        return table.select(schema.names).cast(schema).replace_schema_metadata(None)
+        yield
     except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
         raise InputError(f"{path}: not a part file of a run ({error}); remove it") from error
 

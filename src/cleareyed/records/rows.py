@@ -28,9 +28,9 @@ class RolloutRow:
     correct: bool
 
 
-@dataclass(frozen=True)
-class AnswerRow:
-    """One evaluated answer."""
+@dataclass(frozen=True, kw_only=True)
+class AnswerMark:
+    """One evaluated answer without its texts: what figures are made of."""
 
     task: str
     step: int
@@ -40,22 +40,29 @@ class AnswerRow:
     sample_id: str
     skill: str
     group: str
-    question: str
     answer: str
-    completion: str
-    """With whatever the prompt opened (such as `<think>`) put back in front."""
+    """The gold answer."""
     tokens: int | None
     """Of the completion; None where the provider does not say."""
     finish: str
     """`stop`, `length`, or the provider's own word."""
-    extracted: dict[str, str | None]
-    """By accuracy rule: the answer read."""
     correct: dict[str, bool]
     """By accuracy rule."""
     well_formed: bool
     """Whether the format rule holds."""
     state: str = "answered"
     """What came back (`evaluation.answers.State`); records from before there were states hold answers only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerRow(AnswerMark):
+    """One evaluated answer."""
+
+    question: str
+    completion: str
+    """With whatever the prompt opened (such as `<think>`) put back in front."""
+    extracted: dict[str, str | None]
+    """By accuracy rule: the answer read."""
     prompt_hash: str = ""
     """Of the prompt as sent, chat or not and system message included; "" if not recorded."""
     images_hash: str = ""

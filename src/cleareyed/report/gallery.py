@@ -5,12 +5,15 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from cleareyed.errors import InputError
 from cleareyed.evaluation.compare import judged
+from cleareyed.evaluation.stats import Ints
+from cleareyed.evaluation.verdicts import Verdicts, cut_off
 from cleareyed.records.rows import AnswerRow
-from cleareyed.report.summary import OUTCOMES, cut_off
+from cleareyed.report.summary import OUTCOMES
 from cleareyed.report.words import title_of, visible
 from cleareyed.tasks.task import Sample
 
@@ -44,42 +47,53 @@ class Card:
     answers: tuple[Answer, ...]
 
 
-def cards(
-    answers: Mapping[str, Sequence[AnswerRow]], samples: Mapping[str, Sample], rule: str, count: int = 10
-) -> list[Card]:
-    """`count` samples that every label of `answers` answered, chosen by their place and never by the outcome.
-
-    Images come from `samples` (by id); a sample that is not in there, or whose picture is broken, is shown without.
-    """
-    tables = {label: {row.sample_id: row for row in rows} for label, rows in answers.items()}
-    if not tables:
+def picked(found: Sequence[Verdicts], count: int = 10) -> list[int]:
+    """`count` samples that all of them answered, by `number_of`: chosen by their place and never by the outcome."""
+    if not found:
         return []
-    first = next(iter(tables.values()))
-    shared = [row for name, row in first.items() if all(name in table for table in tables.values())]
+    names, skills = found[0].names, found[0].skill
+    for other in found[1:]:
+        shared = np.isin(names, other.names)
+        names, skills = names[shared], skills[shared]
+    return [int(names[at]) for at in spread(skills, count)]
+
+
+def cards(
+    chosen: Sequence[int],
+    answers: Mapping[str, Mapping[int, AnswerRow]],
+    samples: Mapping[int, Sample],
+    rule: str,
+) -> list[Card]:
+    """The samples `chosen` by `picked`, with the answers by label.
+
+    Images come from `samples`; a sample that is not in there, or whose picture is broken, is shown without.
+    """
+    rows = [{label: table[number] for label, table in answers.items()} for number in chosen]
     return [
         Card(
-            sample_id=visible(row.sample_id),
-            skill=row.skill,
-            question=visible(row.question),
-            gold="" if rule in OUTCOMES else visible(row.answer),
-            images=_pictures(samples.get(row.sample_id)),
-            answers=tuple(_answer(label, table[row.sample_id], rule) for label, table in tables.items()),
+            sample_id=visible(first.sample_id),
+            skill=first.skill,
+            question=visible(first.question),
+            gold="" if rule in OUTCOMES else visible(first.answer),
+            images=_pictures(samples.get(number)),
+            answers=tuple(_answer(label, row, rule) for label, row in of_label.items()),
         )
-        for row in spread(shared, count)
+        for number, of_label in zip(chosen, rows, strict=True)
+        for first in [next(iter(of_label.values()))]
     ]
 
 
-def spread(rows: Sequence[AnswerRow], count: int) -> list[AnswerRow]:
-    """`count` rows (or all, if fewer), as equally over the skills as may be, evenly spaced within each."""
-    skills: dict[str, list[AnswerRow]] = {}
-    for row in rows:
-        skills.setdefault(row.skill, []).append(row)
-    taken = dict.fromkeys(skills, 0)
-    while sum(taken.values()) < min(count, len(rows)):
-        open_skills = [skill for skill in skills if taken[skill] < len(skills[skill])]
-        taken[min(open_skills, key=lambda skill: taken[skill])] += 1
+def spread(skills: Ints | Sequence[int], count: int) -> list[int]:
+    """Places of `count` samples (or all, if fewer) with these skills (N,), as equally over the skills as may be,
+    evenly spaced within each."""
+    of, first = np.unique(np.asarray(skills), return_index=True)
+    places = [np.flatnonzero(np.asarray(skills) == of[at]) for at in np.argsort(first)]  # (n,) each
+    taken = [0] * len(places)
+    while sum(taken) < min(count, len(skills)):
+        unspent = [at for at, own in enumerate(places) if taken[at] < len(own)]
+        taken[min(unspent, key=lambda at: taken[at])] += 1
     return [
-        skills[skill][at * len(skills[skill]) // number] for skill, number in taken.items() for at in range(number)
+        int(own[at * len(own) // number]) for own, number in zip(places, taken, strict=True) for at in range(number)
     ]
 
 

@@ -1,22 +1,25 @@
 """Reports as single HTML files: no scripts, nothing loaded from elsewhere, everything sampled or read is escaped."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cleareyed.errors import InputError
-from cleareyed.evaluation.stats import majority_class
-from cleareyed.records.parts import read_answers
-from cleareyed.records.rows import AnswerRow
+from cleareyed.evaluation.ids import number_of
+from cleareyed.evaluation.verdicts import Verdicts
+from cleareyed.records.parts import answers_part_name
+from cleareyed.records.rows import AnswerMark, AnswerRow
 from cleareyed.records.run import RunFolder, read_metrics
+from cleareyed.records.stored import answers_of, gather
 from cleareyed.report import words
-from cleareyed.report.gallery import Card, cards
+from cleareyed.report.gallery import Card, cards, picked
 from cleareyed.report.panels import Metrics, accuracy_lines, length_lines, panels
 from cleareyed.report.plots import SMOOTHED_OVER, accuracy_bars, overview, png, svg
 from cleareyed.report.summary import (
@@ -28,7 +31,7 @@ from cleareyed.report.summary import (
     outcome_rule,
     paired_tests,
     run_cost,
-    summarise,
+    summary_of,
     write_whole,
 )
 from cleareyed.report.thinking import Page, page_of
@@ -38,6 +41,8 @@ from cleareyed.thinking.of_run import is_studied, thinking_of_run
 VALIDATION = "validation"
 """Label of answers given while training; they are in the curves, and compared only where nothing else was measured."""
 DEMO_LABELS = ("base", "base/no-reasoning", "sft", "grpo")
+Measured = Mapping[tuple[str, int, str], Verdicts]
+"""By task, step and label."""
 EVAL = "eval"
 """The method of a run folder in which nothing was trained."""
 DEMO_PAIRS = (("base", "grpo"), ("base", "sft"), ("base/no-reasoning", "sft"), ("sft", "grpo"))
@@ -79,10 +84,13 @@ def demo_report(
     if absent := [label for label in ("base", "sft", "grpo") if label not in answers]:
         raise InputError(f"{folder}: no answers labelled {', '.join(absent)}; evaluate them before the report")
     answers = {label: answers[label] for label in DEMO_LABELS if label in answers}
-    samples = {sample.id: sample for sample in task.samples}
+    chosen = picked([answers[label] for label in ("base", "sft", "grpo")])
+    first = next(iter(answers.values()))
+    chance, samples = _samples(task, first, chosen)
+    gold = next(row.answer for row in rows if number_of(row.sample_id) == first.majority()[0])
     runs = {"sft": read_metrics(sft), "grpo": read_metrics(grpo)}
     recipes = {"GRPO": _text(grpo.recipe), "SFT": _text(sft.recipe)}
-    shown = {label: answers[label] for label in ("base", "sft", "grpo")}
+    shown = {label: _by_number(row for row in rows if row.label == label) for label in ("base", "sft", "grpo")}
     return _write(
         folder / "report.html",
         title="What reinforcement taught a small vision-language model",
@@ -90,32 +98,46 @@ def demo_report(
         "fine-tuning (SFT) on bare answers, and after reinforcement with rule rewards (GRPO) on the same prompts.",
         notes=notes,
         facts=_demo_facts(yaml.safe_load(recipes["GRPO"]), yaml.safe_load(recipes["SFT"])),
-        comparisons=[_compare(answers, DEMO_PAIRS, samples, task.name, rule)],
+        comparisons=[_compare(answers, DEMO_PAIRS, chance, gold, task.name, rule)],
         runs=runs,
-        gallery=cards(shown, samples, rule),
+        gallery=cards(chosen, shown, samples, rule),
         recipes=recipes,
         environment=_text(grpo.environment),
     )
 
 
-def run_report(run: RunFolder, task: Task | None = None, *, rule: str | None = None) -> Path:
+def run_report(
+    run: RunFolder, task: Task | None = None, *, rule: str | None = None, measured: Measured | None = None
+) -> Path:
     """Write report.html into a run folder, from its records alone; `task` adds images and the score of guessing.
 
     `rule` is the accuracy rule reported; left out, that of `task`, or `strict`. What was not recorded is named as
-    missing. Raises InputError if the answers were not judged under the rule.
+    missing. `measured` spares reading the answers where that has been done. Raises InputError if the answers were not
+    judged under the rule.
     """
     rule = rule or (task.rule if task else "strict")
     recipe = yaml.safe_load(_text(run.recipe))
     method = str(recipe.get("method", "run"))
-    samples = {sample.id: sample for sample in task.samples} if task else {}
+    tables = {name: measurements(found) for name, found in _reported(measured or measured_of(run)).items()}
+    firsts = {name: next(iter(answers.values())) for name, answers in tables.items()}
+    pictured = task.name if task and task.name in tables else next(iter(tables), None)
+    chosen = picked(list(tables[pictured].values())) if pictured else []
+    golds = {name: first.majority()[0] for name, first in firsts.items()}
+    wanted = {*chosen, *golds.values()}
+    rows = answers_of(run, lambda name: number_of(name) in wanted) if wanted else []
     comparisons: list[Comparison] = []
     gallery: list[Card] = []
-    for name, rows in _measured(read_answers(run)).items():
-        own = samples if task and task.name == name else {}
-        answers, under = measurements(rows), outcome_rule(rows) or rule
-        comparisons.append(_compare(answers, before_and_after(answers), own, name, under))
-        if own or not gallery:
-            gallery = cards(answers, own, under)
+    for name, answers in tables.items():
+        own, under = [row for row in rows if row.task == name], outcome_rule(firsts[name]) or rule
+        chance, samples = _samples(task, firsts[name], chosen) if task and task.name == name else ({}, {})
+        gold = next(row.answer for row in own if number_of(row.sample_id) == golds[name])
+        comparisons.append(_compare(answers, before_and_after(answers), chance, gold, name, under))
+        if name == pictured:
+            shown = {
+                label: _by_number(row for row in own if (row.label, row.step) == (found.label, found.step))
+                for label, found in answers.items()
+            }
+            gallery = cards(chosen, shown, samples, under)
     asked = " and ".join(found.task for found in comparisons) or "nothing yet"
     trained_on = recipe.get("task", {}).get("name", "an unnamed task")
     return _write(
@@ -149,24 +171,35 @@ def readme_picture(folder: Path, target: Path) -> Path:
     return target
 
 
-def measurements(rows: Sequence[AnswerRow]) -> dict[str, list[AnswerRow]]:
-    """Rows of one task by label, earlier steps first; a label measured at several steps is split by step."""
-    found: dict[tuple[int, str], list[AnswerRow]] = {}
-    for row in sorted(rows, key=lambda row: row.step):
-        found.setdefault((row.step, row.label), []).append(row)
-    labels = [label for _, label in found]
-    return {
-        label if labels.count(label) == 1 else f"{label}, step {step}": answers
-        for (step, label), answers in found.items()
-    }
+def measured_of(run: RunFolder) -> Measured:
+    """All that a run's answers come to, by task, step and label, in the order of their files."""
+
+    def read(marks: Iterator[AnswerMark]) -> dict[tuple[str, int, str], Verdicts]:
+        found: dict[tuple[str, int, str], Verdicts] = {}
+        for mark in marks:
+            key = mark.task, mark.step, mark.label
+            if key not in found:
+                found[key] = Verdicts(mark.label, mark.step)
+            found[key].add(mark)
+        return found
+
+    found = gather(run, read)
+    return {key: found[key] for key in sorted(found, key=lambda key: answers_part_name(key[2], key[0], key[1]))}
 
 
-def before_and_after(answers: Mapping[str, Sequence[AnswerRow]]) -> list[tuple[str, str]]:
+def measurements(found: Sequence[Verdicts]) -> dict[str, Verdicts]:
+    """What was measured of one task by label, earlier steps first; one label at several steps is split by step."""
+    found = sorted(found, key=lambda one: one.step)
+    labels = [one.label for one in found]
+    return {one.label if labels.count(one.label) == 1 else f"{one.label}, step {one.step}": one for one in found}
+
+
+def before_and_after(answers: Mapping[str, Verdicts]) -> list[tuple[str, str]]:
     """Pairs to test: each label of the last step with the earlier ones asked under the same prompt, else with all.
 
     The prompt is what follows the label's first "/" (`base/no-reasoning`), none for the run's own.
     """
-    steps = {label: rows[0].step for label, rows in answers.items()}
+    steps = {label: found.step for label, found in answers.items()}
     prompts = {label: label.partition(", step ")[0].partition("/")[2] for label in answers}
     pairs = []
     for last in [label for label in answers if steps[label] == max(steps.values())]:
@@ -177,44 +210,64 @@ def before_and_after(answers: Mapping[str, Sequence[AnswerRow]]) -> list[tuple[s
 
 
 def _compare(
-    answers: Mapping[str, Sequence[AnswerRow]],
+    answers: Mapping[str, Verdicts],
     pairs: Sequence[tuple[str, str]],
-    samples: Mapping[str, Sample],
+    chance: dict[str, float],
+    gold: str,
     task: str,
     rule: str,
 ) -> Comparison:
-    summaries = {label: next(iter(summarise(rows, rule).values())) for label, rows in answers.items()}
+    """`gold` is the answer that the first's majority has."""
+    summaries = {label: summary_of(found, rule) for label, found in answers.items()}
     first = next(iter(answers.values()))
-    asked = [samples[row.sample_id] for row in first if row.sample_id in samples]
-    chance = chance_by_skill(asked)
     any_form = rule != ANY_FORM and all(summary["accuracy_any_form"] is not None for summary in summaries.values())
     tests = [(name, paired_tests(answers, pairs, name)) for name in ([rule, ANY_FORM] if any_form else [rule])]
     sentence = "; ".join(
         f"{words.title_of(label)} {words.percent(summary['accuracy'])} %" for label, summary in summaries.items()
     )
+    groups = first.groups[first.groups >= 0]
     return Comparison(
         task=task,
         rule=rule,
         summaries=summaries,
-        steps={label: rows[0].step for label, rows in answers.items()},
+        steps={label: found.step for label, found in answers.items()},
         chance=chance,
-        majority=None if outcome_rule(first) else majority_class([row.answer for row in first]),
-        clustered=len({row.group for row in first if row.group}) < sum(1 for row in first if row.group),
+        majority=None if outcome_rule(first) else (gold, first.majority()[1]),
+        clustered=len(np.unique(groups)) < len(groups),
         tests=[(name, found) for name, found in tests if found],
         bars=svg(accuracy_bars(summaries, chance), f"Accuracy on {task}: {sentence}."),
     )
 
 
-def _measured(rows: Sequence[AnswerRow]) -> dict[str, list[AnswerRow]]:
-    """Rows by task: what was measured around training or, if nothing was, the first and last validation."""
-    kept = [row for row in rows if row.label != VALIDATION]
+def _samples(task: Task, asked: Verdicts, chosen: Sequence[int]) -> tuple[dict[str, float], dict[int, Sample]]:
+    """What guessing scores on the samples `asked`, and those `chosen`, in one go through the task."""
+    shown: dict[int, Sample] = {}
+
+    def answered() -> Iterator[Sample]:
+        for sample in task.samples:
+            number = number_of(sample.id)
+            if number in chosen:
+                shown[number] = sample
+            if number in asked:
+                yield sample
+
+    return chance_by_skill(answered()), shown
+
+
+def _by_number(rows: Iterable[AnswerRow]) -> dict[int, AnswerRow]:
+    return {number_of(row.sample_id): row for row in rows}
+
+
+def _reported(measured: Measured) -> dict[str, list[Verdicts]]:
+    """By task: what was measured around training or, if nothing was, the first and last validation."""
+    kept = {key: found for key, found in measured.items() if found.label != VALIDATION}
     if not kept:
-        steps = [row.step for row in rows]
-        kept = [row for row in rows if row.step in (min(steps), max(steps))]
-    found: dict[str, list[AnswerRow]] = {}
-    for row in kept:
-        found.setdefault(row.task, []).append(row)
-    return found
+        steps = [found.step for found in measured.values()]
+        kept = {key: found for key, found in measured.items() if found.step in (min(steps), max(steps))}
+    tables: dict[str, list[Verdicts]] = {}
+    for (task, _, _), found in kept.items():
+        tables.setdefault(task, []).append(found)
+    return tables
 
 
 def _facts(recipe: Mapping[str, Any]) -> dict[str, str]:

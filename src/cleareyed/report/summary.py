@@ -1,54 +1,89 @@
 """What answers and metrics come to, as plain numbers: the one source of every figure in tables and pages."""
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cleareyed.errors import InputError
-from cleareyed.evaluation.compare import judged
-from cleareyed.evaluation.stats import guess_accuracy, lowest_window, paired, share_interval, window_mean
-from cleareyed.records.rows import AnswerRow
+from cleareyed.evaluation.ids import number_of
+from cleareyed.evaluation.stats import Bools, lowest_window, paired, share_interval, window_mean
+from cleareyed.evaluation.verdicts import Verdicts
+from cleareyed.records.rows import AnswerMark
 from cleareyed.tasks.task import Sample
 
 Summary = dict[str, Any]
-"""One label's numbers, as `summarise` makes them and `summary.json` holds them."""
+"""One label's numbers, as `summary_of` makes them and `summary.json` holds them."""
 
 ANY_FORM = "any-form"
 OUTCOMES = ("complies", "declines")
 """The rules of tasks without gold answers (`scoring.rules.OUTCOME_RULES`)."""
 
 
-def summarise(rows: Sequence[AnswerRow], rule: str = "strict") -> dict[str, Summary]:
-    """The numbers of each label in `rows`, in order of first appearance; shares are fractions in 0..1.
+def summarise(rows: Sequence[AnswerMark], rule: str = "strict") -> dict[str, Summary]:
+    """The numbers of each label in `rows`, in order of first appearance, as `summary_of` gives them.
 
-    Each label: `accuracy` under `rule`, `accuracy_any_form` (None if not judged), `interval` [low, high] (95 %,
-    Wilson, or a bootstrap by group where items share groups), `by_skill` {skill: {accuracy, interval, n}},
-    `format_rate`, `mean_tokens` (None if the provider does not say), `share_cut_off`, `n`, `unjudged` {state: count}:
-    rows without an answer to judge, which are in no other figure.
-
-    Raises InputError if a row was not judged under `rule`, a label answered a sample twice or has no answer to judge.
+    Raises InputError as `summary_of`, or if a label answered a sample twice.
     """
-    return {label: _summary(label, answers, rule) for label, answers in by_label(rows).items()}
+    found = by_label(rows)
+    for label, verdicts in found.items():
+        if (twice := verdicts.twice()) is not None:
+            name = next(row.sample_id for row in rows if number_of(row.sample_id) == twice)
+            raise InputError(
+                f"answers of '{label}': sample '{name}' is answered twice; keep one task and step per label"
+            )
+    return {label: summary_of(verdicts, rule) for label, verdicts in found.items()}
 
 
-def outcome_rule(rows: Sequence[AnswerRow]) -> str | None:
+def summary_of(found: Verdicts, rule: str) -> Summary:
+    """The numbers of one label; shares are fractions in 0..1.
+
+    `accuracy` under `rule`, `accuracy_any_form` (None if not judged), `interval` [low, high] (95 %, Wilson, or a
+    bootstrap by group where items share groups), `by_skill` {skill: {accuracy, interval, n}}, `format_rate`,
+    `mean_tokens` (None if the provider does not say), `share_cut_off`, `n`, `unjudged` {state: count}: rows without
+    an answer to judge, which are in no other figure.
+
+    Raises InputError if an answer was not judged under `rule`, or there is none to judge.
+    """
+    kept = found.is_judged
+    if not kept.any():
+        states = ", ".join(f"{count} {state}" for state, count in sorted(found.unjudged.items()))
+        raise InputError(f"answers of '{found.label}': none can be judged ({states}); ask again with --resume")
+    right = found.right(rule)
+    skills = {name: kept & (found.skill == at) for at, name in enumerate(found.skills) if name}
+    return {
+        **_share(found, right, kept),
+        "accuracy_any_form": float(found.right(ANY_FORM)[kept].mean()) if found.has(ANY_FORM) else None,
+        "by_skill": {name: _share(found, right, own) for name, own in sorted(skills.items()) if own.any()},
+        "format_rate": float(found.well_formed[kept].mean()),
+        "mean_tokens": found.tokens / found.counted if found.counted else None,
+        "share_cut_off": float(found.cut_off[kept].mean()),
+        "unjudged": dict(found.unjudged),
+    }
+
+
+def outcome_rule(found: Verdicts) -> str | None:
     """The rule that answers to a task without gold answers were judged under; None for other tasks."""
-    return next((rule for rule in OUTCOMES if rows and all(rule in row.correct for row in rows)), None)
+    return next((rule for rule in OUTCOMES if found.has(rule)), None)
 
 
-def by_label(rows: Sequence[AnswerRow]) -> dict[str, list[AnswerRow]]:
-    found: dict[str, list[AnswerRow]] = {}
+def by_label(rows: Iterable[AnswerMark]) -> dict[str, Verdicts]:
+    """What figures are made of, in order of first appearance."""
+    found: dict[str, Verdicts] = {}
     for row in rows:
-        found.setdefault(row.label, []).append(row)
+        if row.label not in found:
+            found[row.label] = Verdicts(row.label, row.step)
+        found[row.label].add(row)
     return found
 
 
 def paired_tests(
-    answers: Mapping[str, Sequence[AnswerRow]], pairs: Iterable[tuple[str, str]], rule: str = "strict"
+    answers: Mapping[str, Verdicts], pairs: Iterable[tuple[str, str]], rule: str = "strict"
 ) -> list[Summary]:
     """Compare labels (of `by_label`) on the samples both answered: second against first, per pair.
 
@@ -56,18 +91,18 @@ def paired_tests(
     [low, high], `p` (exact McNemar), `first_only`, `second_only`. A pair whose labels answered no sample in common is
     left out.
     """
-    tables = {label: {row.sample_id: row for row in rows if judged(row)} for label, rows in answers.items()}
     tests = []
     for first, second in pairs:
-        one, two = tables.get(first, {}), tables.get(second, {})
-        shared = [name for name in one if name in two]
-        if not shared:
+        if first not in answers or second not in answers:
             continue
-        found = paired(
-            [_correct(one[name], rule) for name in shared],
-            [_correct(two[name], rule) for name in shared],
-            [one[name].group for name in shared],
-        )
+        one, two = answers[first], answers[second]
+        mine, other = np.flatnonzero(one.is_judged), np.flatnonzero(two.is_judged)
+        _, at_one, at_two = np.intersect1d(one.names[mine], two.names[other], return_indices=True)
+        order = np.argsort(at_one)  # of the first
+        mine, other = mine[at_one[order]], other[at_two[order]]
+        if not len(mine):
+            continue
+        found = paired(one.right(rule)[mine], two.right(rule)[other], one.groups[mine])
         tests.append(
             {
                 "first": first,
@@ -83,17 +118,15 @@ def paired_tests(
     return tests
 
 
-def chance_by_skill(samples: Sequence[Sample]) -> dict[str, float]:
+def chance_by_skill(samples: Iterable[Sample]) -> dict[str, float]:
     """What guessing among the choices scores: overall (key "") and by skill, leaving out parts with open questions."""
-    parts: dict[str, list[Sample]] = {"": list(samples)}
+    sums: dict[str, float] = {}
+    counts: Counter[str] = Counter()
     for sample in samples:
-        if sample.skill:
-            parts.setdefault(sample.skill, []).append(sample)
-    return {
-        part: guess_accuracy(found)
-        for part, found in parts.items()
-        if found and all(sample.choices for sample in found)
-    }
+        for part in dict.fromkeys(("", sample.skill)):
+            sums[part] = sums.get(part, 0.0) + (1 / len(sample.choices) if sample.choices else math.nan)
+            counts[part] += 1
+    return {part: total / counts[part] for part, total in sums.items() if not math.isnan(total)}
 
 
 def run_cost(metrics: Sequence[Mapping[str, Any]]) -> Summary:
@@ -167,50 +200,10 @@ def write_whole(path: Path, text: str) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _summary(label: str, rows: Sequence[AnswerRow], rule: str) -> Summary:
-    ids = sorted(row.sample_id for row in rows)
-    if twice := next((one for one, other in pairwise(ids) if one == other), None):
-        raise InputError(f"answers of '{label}': sample '{twice}' is answered twice; keep one task and step per label")
-    unjudged = Counter(row.state for row in rows if not judged(row))
-    rows = [row for row in rows if judged(row)]
-    if not rows:
-        states = ", ".join(f"{count} {state}" for state, count in sorted(unjudged.items()))
-        raise InputError(f"answers of '{label}': none can be judged ({states}); ask again with --resume")
-    skills: dict[str, list[AnswerRow]] = {}
-    for row in rows:
-        if row.skill:
-            skills.setdefault(row.skill, []).append(row)
-    judged_any_form = all(ANY_FORM in row.correct for row in rows)
-    tokens = [row.tokens for row in rows if row.tokens is not None]
-    return {
-        **_share(rows, rule),
-        "accuracy_any_form": _share(rows, ANY_FORM)["accuracy"] if judged_any_form else None,
-        "by_skill": {skill: _share(answers, rule) for skill, answers in sorted(skills.items())},
-        "format_rate": sum(row.well_formed for row in rows) / len(rows),
-        "mean_tokens": sum(tokens) / len(tokens) if tokens else None,
-        "share_cut_off": sum(map(cut_off, rows)) / len(rows),
-        "unjudged": dict(unjudged),
-    }
-
-
-def cut_off(row: AnswerRow) -> bool:
-    """Whether the answer ran into its longest length."""
-    return row.state == "cut-off" or row.finish == "length"
-
-
-def _share(rows: Sequence[AnswerRow], rule: str) -> Summary:
-    right = [_correct(row, rule) for row in rows]
-    interval = share_interval(right, [row.group for row in rows])
-    return {"accuracy": sum(right) / len(right), "interval": [interval.low, interval.high], "n": len(right)}
-
-
-def _correct(row: AnswerRow, rule: str) -> bool:
-    if rule not in row.correct:
-        raise InputError(
-            f"answers of '{row.label}': not judged under rule '{rule}'; "
-            f"choose one of {', '.join(sorted(row.correct))} or evaluate again with that rule"
-        )
-    return row.correct[rule]
+def _share(found: Verdicts, right: Bools, of: Bools) -> Summary:
+    """`right` and `of`: (N,)"""
+    interval = share_interval(right[of], found.groups[of])
+    return {"accuracy": float(right[of].mean()), "interval": [interval.low, interval.high], "n": int(of.sum())}
 
 
 def _last(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
