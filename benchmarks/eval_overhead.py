@@ -1,10 +1,10 @@
 """What asking costs, against a server on this machine that answers after a fixed time.
 
 `python benchmarks/eval_overhead.py --json FILE` measures CPU milliseconds a sample (text, and a 0.7 MB picture), the
-share of what is possible at 200 ms and 100 at once, 500 at once, memory at 10,000 and 100,000 samples, and the cold
-start of `cleareyed --help`. `--peer openai=PYTHON` and `--peer inspect_ai=PYTHON` put others beside it in one run;
-PYTHON is an interpreter that has them (or `this`). `--core N` keeps the asking processes on one core; start the whole
-with `taskset` on another, so that the server is there (Linux).
+share of what is possible at 200 ms and 100 at once, 500 at once, memory at 1,000, 10,000 and 100,000 samples, and the
+cold start of `cleareyed --help`; with `--memory-only`, memory alone. `--peer openai=PYTHON` and `--peer
+inspect_ai=PYTHON` put others beside it in one run; PYTHON is an interpreter that has them (or `this`). `--core N`
+keeps the asking processes on one core; start the whole with `taskset` on another, so that the server is there (Linux).
 
 CPU a sample is (CPU of 2N samples - CPU of N) / N, user and system time of the asking process, which cancels its
 start; each is the least of three rounds, the sides taking turns. What our side does includes the journal on disk.
@@ -277,7 +277,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--samples", type=int, default=2000, help="N; pictures take an eighth of it")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", type=int, nargs="+", default=[10_000, 100_000], help="numbers of samples")
+    parser.add_argument("--memory", type=int, nargs="+", default=[1000, 10_000, 100_000], help="numbers of samples")
+    parser.add_argument("--memory-only", action="store_true", help="measure nothing else")
     parser.add_argument("--core", type=int, help="the asking processes' core")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help="openai or inspect_ai")
     arguments = parser.parse_args()
@@ -291,23 +292,37 @@ def main() -> None:
     from stub import Config, started
 
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench("", Path(folder), pythons, arguments.core)
-        size = draw_pictures(bench.pictures, PICTURE_SIDE)
-        with started(Config(latency=LATENCY, keep=False)) as url:
-            bench.url = url
-            found = measure(bench, arguments)
+        bench, found, settings = Bench("", Path(folder), pythons, arguments.core), {}, {}
+        if not arguments.memory_only:
+            size = draw_pictures(bench.pictures, PICTURE_SIDE)
+            with started(Config(latency=LATENCY, keep=False)) as url:
+                bench.url = url
+                found = measure(bench, arguments)
+            settings = {
+                "samples": arguments.samples,
+                "rounds": arguments.rounds,
+                "latency_s": LATENCY,
+                "picture_bytes": size,
+                "peers": versions(pythons),
+            }
         draw_pictures(bench.pictures, 8)
         with started(Config(keep=False)) as url:
             found["memory_mb"] = memory(bench, arguments.memory, url)
             print(f"memory_mb: {json.dumps(found['memory_mb'])}", flush=True)
-    settings = {
-        "samples": arguments.samples,
-        "rounds": arguments.rounds,
-        "latency_s": LATENCY,
-        "picture_bytes": size,
-        "core": arguments.core,
-        "peers": versions(pythons),
-    }
+    report = found if arguments.memory_only else {**judged(found), **found}
+    if arguments.json:
+        from cleareyed.records.environment import describe_environment
+
+        settings["core"] = arguments.core
+        text = json.dumps(
+            {"eval_overhead": report, "settings": settings, "environment": describe_environment(None)}, indent=2
+        )
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+
+
+def judged(found: Found) -> Found:
+    """The goals, and which are met."""
     figures = {
         "text_cpu_ms": found["text"]["cleareyed"]["cpu_ms"],
         "image_cpu_ms": found["image"]["cleareyed"]["cpu_ms"],
@@ -317,15 +332,7 @@ def main() -> None:
     met = {name: figures[name] >= goal if name == "share" else figures[name] <= goal for name, goal in GOALS.items()}
     for name, goal in GOALS.items():
         print(f"{name}: {figures[name]} (goal {goal}): {'met' if met[name] else 'MISSED'}")
-    if arguments.json:
-        from cleareyed.records.environment import describe_environment
-
-        report = {"goals": GOALS, "met": met, **found}
-        text = json.dumps(
-            {"eval_overhead": report, "settings": settings, "environment": describe_environment(None)}, indent=2
-        )
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+    return {"goals": GOALS, "met": met}
 
 
 if __name__ == "__main__":

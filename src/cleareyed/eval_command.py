@@ -18,7 +18,6 @@ from cleareyed.eval_text import asked_text, coverage_text, cvbench_text, majorit
 from cleareyed.evaluation.answers import Answerer, AskError
 from cleareyed.evaluation.ask import Summary
 from cleareyed.evaluation.evaluate import AskedHashes, Asking, ask_task, measured_task, requests
-from cleareyed.evaluation.ids import number_of
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import IN_MEMORY, AskedModel, limits_of, open_answerer
 from cleareyed.evaluation.providers.replay import ReplayAnswerer
@@ -35,6 +34,7 @@ from cleareyed.report.pages import Measured, measured_of, run_report
 from cleareyed.report.summary import outcome_rule
 from cleareyed.report.words import percent, visible
 from cleareyed.scoring.rules import OUTCOME_RULES
+from cleareyed.tasks.names import number_of
 from cleareyed.tasks.pictures import Pictures, with_pictures
 from cleareyed.tasks.prompts import prompt_style
 from cleareyed.tasks.protocols import Sampling, protocol_of, usual_protocol
@@ -177,7 +177,7 @@ def eval_task(
     console = table_console()
     _print(console, run, found, measured, recipe, recipe.rules, task)
     console.print(Text(asked_text(summary)), soft_wrap=True)
-    for note in _replay_notes(answerer, task):
+    for note in _replay_notes(answerer, measured):
         console.print(Text(f"{model.name}: {visible(note)}"), soft_wrap=True)
     if summary.stopped is not None:
         console.print(Text(f"given up: {visible(summary.stopped)}"), soft_wrap=True)
@@ -322,12 +322,13 @@ def try_first(task: Task, how: Asking, answerer: Answerer) -> None:
             raise InputError(f"{answerer.name}: {error}") from None
 
 
-def _replay_notes(answerer: Answerer, task: Task) -> list[str]:
+def _replay_notes(answerer: Answerer, measured: Measured) -> list[str]:
     """What was survived in a file of recorded answers, and how many of them answer no question of the task."""
     if not isinstance(answerer, ReplayAnswerer):
         return []
-    asked = {sample.id for sample in (task.samples[index] for index in range(len(task.samples)))}
-    others = [name for name in answerer.ids if name not in asked]
+    rows = list(measured.values())
+    unknown = (name for name in answerer.ids if not any(number_of(name) in verdicts for verdicts in rows))
+    others = list(dict.fromkeys(unknown))
     unasked = [f"{len(others)} answers are to samples that were not asked ({named(others)})"] if others else []
     return [*answerer.notes, *unasked]
 

@@ -9,10 +9,10 @@ import pytest
 from cleareyed.errors import InputError
 from cleareyed.evaluation import stats
 from cleareyed.evaluation.compare import judged
-from cleareyed.evaluation.ids import number_of
 from cleareyed.evaluation.verdicts import Verdicts, cut_off
 from cleareyed.records.rows import AnswerMark
 from cleareyed.report.summary import by_label, paired_tests, summary_of
+from cleareyed.tasks.names import number_of
 
 MARK = AnswerMark(
     task="t",

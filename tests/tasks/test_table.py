@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 from cleareyed.errors import InputError
+from cleareyed.tasks import parquet
+from cleareyed.tasks.images import picture_bytes
+from cleareyed.tasks.parquet import Cell
 from cleareyed.tasks.table import table_task
 
 
@@ -155,3 +158,56 @@ def test_parquet_with_a_gap_or_without_a_column(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"image": b"", "question": "Which?"}]), other)
     with pytest.raises(InputError, match=r"other\.parquet: column `answer` is missing \(columns: image, question\)"):
         table_task(other)
+
+
+def test_rows_are_read_again_and_pictures_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"image": image(colour), "question": f"Which? {number}", "answer": colour}
+        for image in (IMAGE_COLUMNS["bytes"], IMAGE_COLUMNS["list of bytes"])
+        for number, colour in enumerate(["red", "blue", "red"])
+    ]
+    for kind, own in (("bytes", rows[:3]), ("lists", rows[3:])):
+        path = tmp_path / f"{kind}.parquet"
+        pq.write_table(pa.Table.from_pylist(own), path, row_group_size=2)
+        samples = table_task(path).samples
+        before = list(samples)
+        with monkeypatch.context() as patch:
+            patch.setattr(Cell, "value", lambda cell: pytest.fail("a picture is read"))
+            assert list(samples) == before
+            assert samples[-1] == before[2] and samples[1:] == before[1:]
+        assert [load() for sample in samples for load in sample.images][-1].getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_table_that_changes_while_in_use_is_refused(tmp_path: Path) -> None:
+    lines = jsonl(tmp_path, GOOD, GOOD)
+    table = tmp_path / "mine.parquet"
+    pq.write_table(pa.Table.from_pylist([{"image": "red.png", "question": "Which?", "answer": "red"}]), table)
+    for path in (lines, table):
+        samples = table_task(path).samples
+        path.write_bytes(path.read_bytes()[:-1] + b" ")
+        with pytest.raises(InputError, match=rf"{path.name}: changed while it was in use"):
+            samples[0]
+
+
+def test_large_row_groups_are_read_a_few_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_SMALL", 100)
+    path = tmp_path / "mine.parquet"
+    rows = [{"image": picture("red"), "question": f"Which? {number}", "answer": "red"} for number in range(200)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    samples = table_task(path).samples
+    for index in (0, 150, 3, 31, 32, 199, 198):
+        assert samples[index].question == f"Which? {index}"
+        assert picture_bytes(samples[index].images[0]) == picture("red")
+
+
+def test_a_table_takes_a_few_bytes_a_row(tmp_path: Path) -> None:
+    import tracemalloc
+
+    path = jsonl(tmp_path, *({**GOOD, "question": f"{number} {'word ' * 50}"} for number in range(2000)))
+    tracemalloc.start()
+    try:
+        task = table_task(path)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / len(task.samples) < 40

@@ -54,9 +54,3 @@ class IdSet:
 def identity(sample_id: str, key: str) -> bytes:
     """The 16 bytes under which a sample's answer to one request is remembered."""
     return hashlib.blake2b(f"{key} {sample_id}".encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).digest()
-
-
-def number_of(name: str) -> int:
-    """63 bits that stand for a name: two of 100,000 names share them once in a thousand million times."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

@@ -10,9 +10,9 @@ import numpy as np
 
 from cleareyed.errors import InputError
 from cleareyed.evaluation.answers import Answer
-from cleareyed.evaluation.ids import number_of
 from cleareyed.evaluation.journal import answer_of, fields_of, read_lines
 from cleareyed.evaluation.request import Hashes, row_hashes
+from cleareyed.tasks.names import number_of
 
 
 class Recorded:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from cleareyed.errors import InputError
 from cleareyed.evaluation.compare import judged
-from cleareyed.evaluation.ids import number_of
 from cleareyed.evaluation.stats import Bools, Ints
 from cleareyed.records.rows import AnswerMark
+from cleareyed.tasks.names import number_of
 
 WRONG, RIGHT, NOT_JUDGED = 0, 1, 2
 JUDGED, WELL_FORMED, CUT_OFF = 1, 2, 4

@@ -12,7 +12,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cleareyed.errors import InputError
-from cleareyed.evaluation.ids import number_of
 from cleareyed.evaluation.verdicts import Verdicts
 from cleareyed.records.parts import answers_part_name
 from cleareyed.records.rows import AnswerMark, AnswerRow
@@ -35,6 +34,7 @@ from cleareyed.report.summary import (
     write_whole,
 )
 from cleareyed.report.thinking import Page, page_of
+from cleareyed.tasks.names import number_of
 from cleareyed.tasks.task import Sample, Task
 from cleareyed.thinking.of_run import is_studied, thinking_of_run
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from cleareyed.errors import InputError
-from cleareyed.evaluation.ids import number_of
 from cleareyed.evaluation.stats import Bools, lowest_window, paired, share_interval, window_mean
 from cleareyed.evaluation.verdicts import Verdicts
 from cleareyed.records.rows import AnswerMark
+from cleareyed.tasks.names import number_of
 from cleareyed.tasks.task import Sample
 
 Summary = dict[str, Any]

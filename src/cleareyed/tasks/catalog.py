@@ -1,9 +1,8 @@
 """Tasks by name, as recipes give them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import overload
 
 from cleareyed.errors import InputError
 from cleareyed.recipe import TaskSpec
@@ -13,7 +12,7 @@ from cleareyed.tasks.prepared import prepared_about, prepared_samples
 from cleareyed.tasks.published import PUBLISHED, read_published, split_of
 from cleareyed.tasks.scenes.task import scenes_task
 from cleareyed.tasks.table import table_task
-from cleareyed.tasks.task import Sample, Task
+from cleareyed.tasks.task import Made, Task
 
 SCENES = {"scenes-train": "train", "scenes-val": "val", "scenes-bench": "bench"}
 NAMES = (*SCENES, *PUBLISHED, *mossbench.TASKS, *mossbench.SHIPPED, "table")
@@ -29,7 +28,7 @@ def load_task(spec: TaskSpec, data_root: Path | None) -> Task:
     """
     task = _load(spec, data_root)
     if spec.limit is not None:
-        task = replace(task, samples=_First(task.samples, spec.limit))
+        task = replace(task, samples=Made(min(spec.limit, len(task.samples)), task.samples.__getitem__))
     return task if spec.rule is None else replace(task, rule=spec.rule)
 
 
@@ -104,22 +103,3 @@ def _under_root(spec: TaskSpec, data_root: Path | None) -> Path:
     if not data_root.is_dir():
         raise InputError(f"data root {data_root}: no such folder; correct --data-root or CLEAREYED_DATA")
     return data_root / (spec.path or spec.name)
-
-
-@dataclass(frozen=True)
-class _First(Sequence[Sample]):
-    """The first samples of a task, none of them made before it is asked for."""
-
-    samples: Sequence[Sample]
-    limit: int
-
-    def __len__(self) -> int:
-        return min(self.limit, len(self.samples))
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        places = range(len(self))[index]
-        return self.samples[places] if isinstance(places, int) else [self.samples[place] for place in places]

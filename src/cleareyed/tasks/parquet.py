@@ -1,9 +1,13 @@
 """Parquet files with a column of pictures, of which only the rows in use are in memory."""
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +17,10 @@ from PIL import Image
 
 from cleareyed.errors import InputError
 from cleareyed.tasks.images import decode_image
+from cleareyed.tasks.stamps import Stamp, stamp_of
+
+_SMALL, _FEW, _BUFFER = 64 * 2**20, 32, 2**20
+"""Columns of a row group of at most so many bytes are read whole; of larger ones so many rows and bytes at once."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Cell:
 
     def value(self) -> Any:
         """Read it. InputError if the file can no longer be read."""
-        return _column(self.path, self.column, self.row_group)[self.row].as_py()
+        return _group(self.path, stamp_of(self.path), (self.column,), self.row_group).row(self.row)[self.column]
 
 
 @dataclass(frozen=True)
@@ -68,28 +76,72 @@ def open_parquet(path: Path, needed: tuple[str, ...]) -> pq.ParquetFile:
     return file
 
 
-def read_columns(path: Path, needed: tuple[str, ...], lazy: str) -> Iterator[tuple[dict[str, Any], Cell]]:
-    """Each row without the `lazy` column, and the cell of that column, row group by row group.
+class Rows:
+    """Some columns of a parquet file, row by row: where the row groups begin is all that is kept of it."""
 
-    InputError as `open_parquet`, or where the data is damaged.
-    """
-    file = open_parquet(path, (*needed, lazy))
-    others = [name for name in file.schema_arrow.names if name != lazy]
-    for group in range(file.num_row_groups):
-        try:
-            rows = file.read_row_group(group, columns=others).to_pylist()
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise InputError(f"{path}: row group {group} cannot be read ({one_line(error)}); write it anew") from error
-        for index, row in enumerate(rows):
-            yield row, Cell(path, lazy, group, index)
+    def __init__(self, path: Path, columns: Sequence[str], file: pq.ParquetFile) -> None:
+        self._path, self._columns = path, tuple(columns)
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        self._starts: list[int] = [0, *accumulate(sizes)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Row group, and row in it."""
+        group = bisect_right(self._starts, index) - 1
+        return group, index - self._starts[group]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """InputError where the file can't be read."""
+        group, row = self.place(index)
+        return _group(self._path, stamp_of(self._path), self._columns, group).row(row)
 
 
-@lru_cache(maxsize=4)
-def _column(path: Path, column: str, group: int) -> pa.ChunkedArray:
+class _Group:
+    """Columns of one row group: all in memory if they are small, else a few rows, read on as later ones are wanted."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...], group: int) -> None:
+        self._path, self._columns, self._group = path, columns, group
+        self._lock = Lock()
+        with _readable(path, columns):
+            self._file = pq.ParquetFile(path, buffer_size=_BUFFER)
+            held = self._file.metadata.row_group(group)
+            chunks = [held.column(at) for at in range(held.num_columns)]
+            size = sum(
+                one.total_uncompressed_size for one in chunks if one.path_in_schema.partition(".")[0] in columns
+            )
+        self._rows = held.num_rows if size <= _SMALL else _FEW
+        self._held: pa.RecordBatch
+        self._restart()
+
+    def row(self, index: int) -> dict[str, Any]:
+        with self._lock, _readable(self._path, self._columns):
+            if index < self._start:
+                self._restart()
+            while index >= self._start + self._held.num_rows:
+                self._start += self._held.num_rows
+                self._held = next(self._batches)
+            (row,) = self._held.slice(index - self._start, 1).to_pylist()
+            return dict(row)
+
+    def _restart(self) -> None:
+        self._batches = self._file.iter_batches(self._rows, row_groups=[self._group], columns=list(self._columns))
+        self._start, self._held = 0, pa.RecordBatch.from_pylist([])
+
+
+@lru_cache(maxsize=8)
+def _group(path: Path, stamp: Stamp, columns: tuple[str, ...], group: int) -> _Group:
+    return _Group(path, columns, group)
+
+
+@contextmanager
+def _readable(path: Path, columns: Sequence[str]) -> Iterator[None]:
     try:
-        return pq.ParquetFile(path).read_row_group(group, columns=[column]).column(0)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: column `{column}` cannot be read ({one_line(error)}); write it anew") from error
+        yield
+    except (pa.ArrowException, OSError, ValueError, StopIteration) as error:
+        names = ", ".join(f"`{name}`" for name in columns)
+        raise InputError(f"{path}: columns {names} cannot be read ({one_line(error)}); write it anew") from error
 
 
 def one_line(error: Exception) -> str:

@@ -1,13 +1,12 @@
 """The same questions with something else in the place of their pictures: controls of what a model goes by."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args, overload
+from typing import Literal, get_args
 
 from PIL import Image
 
 from cleareyed.errors import InputError
-from cleareyed.tasks.task import MISSING, LoadImage, Sample, Task
+from cleareyed.tasks.task import MISSING, LoadImage, Made, Sample, Task
 
 Pictures = Literal["own", "blank", "none", "description"]
 """own: as the task has them. blank: grey, of the same size. none: the question alone. description: the sample's
@@ -34,7 +33,9 @@ def with_pictures(task: Task, pictures: Pictures) -> Task:
     samples = (task.samples[index] for index in range(len(task.samples)))
     if pictures == "description" and not any(_description(sample) for sample in samples):
         raise InputError(f"task {task.name}: has no description of its pictures; its data need a field `description`")
-    return task if pictures == "own" else replace(task, samples=_Replaced(task.samples, pictures))
+    if pictures == "own":
+        return task
+    return replace(task, samples=Made(len(task.samples), lambda index: replaced(task.samples[index], pictures)))
 
 
 def replaced(sample: Sample, pictures: Pictures) -> Sample:
@@ -54,22 +55,3 @@ def replaced(sample: Sample, pictures: Pictures) -> Sample:
 
 def _description(sample: Sample) -> str:
     return str(sample.columns.get("description") or "").strip()
-
-
-@dataclass(frozen=True)
-class _Replaced(Sequence[Sample]):
-    samples: Sequence[Sample]
-    pictures: Pictures
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        found = self.samples[index]
-        if isinstance(found, Sample):
-            return replaced(found, self.pictures)
-        return [replaced(sample, self.pictures) for sample in found]

@@ -12,7 +12,8 @@ The file's metadata hold, under `cleareyed`, the task, the split and how the fil
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cleareyed.errors import InputError
-from cleareyed.tasks.parquet import Cell, CellImage, one_line, open_parquet
-from cleareyed.tasks.task import Sample
+from cleareyed.tasks.parquet import Cell, CellImage, Rows, one_line, open_parquet
+from cleareyed.tasks.stamps import Stamp, refuse_changed, stamp_of
+from cleareyed.tasks.task import Made, Sample
 
 FORMAT = 1
 
@@ -98,28 +100,33 @@ def prepared_about(path: Path) -> dict[str, Any] | None:
     return dict(about)
 
 
-def prepared_samples(path: Path) -> tuple[Sample, ...]:
-    """The samples of a prepared file; their pictures are read when loaded. InputError if it is damaged."""
+def prepared_samples(path: Path) -> Sequence[Sample]:
+    """The samples of a prepared file, each read when it is indexed; their pictures when loaded.
+
+    InputError if it is damaged.
+    """
     file = open_parquet(path, tuple(_SCHEMA.names))
-    others = [name for name in _SCHEMA.names if name != "image"]
-    samples: list[Sample] = []
+    rows = Rows(path, [name for name in _SCHEMA.names if name != "image"], file)
+    made = partial(_sample, path, stamp_of(path), rows)
+    for index in range(len(rows)):
+        made(index)
+    return Made(len(rows), made)
+
+
+def _sample(path: Path, stamp: Stamp, rows: Rows, index: int) -> Sample:
+    refuse_changed(path, stamp)
+    row, cell = rows[index], Cell(path, "image", *rows.place(index))
+    where = f"{path}, id {row['id']}"
     try:
-        for group in range(file.num_row_groups):
-            for index, row in enumerate(file.read_row_group(group, columns=others).to_pylist()):
-                where = f"{path}, id {row['id']}"
-                cell = Cell(path, "image", group, index)
-                samples.append(
-                    Sample(
-                        id=row["id"],
-                        question=row["question"],
-                        answer=row["answer"],
-                        choices=tuple(row["choices"]),
-                        images=tuple(CellImage(cell, item, where) for item in range(row["image_count"])),
-                        skill=row["skill"],
-                        group=row["group"],
-                        columns=json.loads(row["columns"]),
-                    )
-                )
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        return Sample(
+            id=row["id"],
+            question=row["question"],
+            answer=row["answer"],
+            choices=tuple(row["choices"]),
+            images=tuple(CellImage(cell, item, where) for item in range(row["image_count"])),
+            skill=row["skill"],
+            group=row["group"],
+            columns=json.loads(row["columns"]),
+        )
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read as prepared data ({one_line(error)}); prepare it anew") from error
-    return tuple(samples)

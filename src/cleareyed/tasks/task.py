@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from PIL import Image
 
@@ -48,3 +48,23 @@ class Task:
     """May be lazy: items are made when indexed, and the same index always gives the same sample."""
     rule: str = "strict"
     """The accuracy rule this task is judged by unless a recipe names another (`cleareyed.scoring.rules`)."""
+
+
+@dataclass(frozen=True)
+class Made(Sequence[Sample]):
+    """Samples that are made when they are indexed, and not kept."""
+
+    size: int
+    make: Callable[[int], Sample]
+    """The sample at an index in 0..size-1, always the same."""
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        places = range(self.size)[index]
+        return self.make(places) if isinstance(places, int) else [self.make(place) for place in places]

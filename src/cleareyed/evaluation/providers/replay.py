@@ -1,15 +1,19 @@
 """Recorded answers, given again: to score published answers, or old ones anew, without asking anyone."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from cleareyed.errors import InputError
 from cleareyed.evaluation.answers import STATES, Reply, State, redact
 from cleareyed.evaluation.journal import MARK
 from cleareyed.evaluation.request import Prepared, Request, request_hash
 from cleareyed.oversensitivity.published import Recorded, read_published
+from cleareyed.tasks.names import number_of
 
 KNOWN = ("finish", "request_id", "served", "error")
 COUNTS = ("prompt_tokens", "completion_tokens")
@@ -20,8 +24,8 @@ class ReplayAnswerer:
     published answers (`oversensitivity.published`), if its name ends in `.json`, or a log of inspect_ai (`.eval`).
 
     Without a `state`, a text is `answered` and a blank one `empty`. Of a journal the last line of a sample counts;
-    in another file a sample may occur once. A sample that the file does not hold has `failed`. Memory grows by some
-    200 bytes a line, not with the texts.
+    in another file a sample may occur once. A sample that the file does not hold has `failed`. Memory grows by 24
+    bytes a line, not with the texts, of a journal or JSON Lines.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,7 +33,7 @@ class ReplayAnswerer:
         self.name = f"replay:{path}"
         self.revision: str | None = None
         self._path = path
-        self._places: dict[str, tuple[int, int]] = {}
+        self._names, self._starts, self._numbers = (np.empty(0, np.int64) for _ in range(3))
         self._published: Mapping[str, Recorded] = {}
         self._file: BinaryIO | None = None
         self.notes: Sequence[str] = ()
@@ -59,12 +63,9 @@ class ReplayAnswerer:
             return logged
         if (published := self._published.get(prepared.sent)) is not None:
             return Reply(published.state, published.text)
-        place = self._places.get(prepared.sent)
-        if place is None or self._file is None:
+        recorded = self._last(prepared.sent)
+        if recorded is None:
             return Reply("failed", "", error=f"{self._path.name} holds no answer to this sample")
-        start, number = place
-        self._file.seek(start)
-        recorded = self._recorded(self._file.readline(), number)
         return Reply(
             recorded["state"],
             recorded["text"],
@@ -81,22 +82,44 @@ class ReplayAnswerer:
             self._file.close()
 
     @property
-    def ids(self) -> Collection[str]:
-        """The samples that the file holds answers to."""
-        return self._logged.keys() or self._published.keys() or self._places.keys()
+    def ids(self) -> Iterator[str]:
+        """The samples that the file holds answers to, in its order; of a journal once a line. To be read once more."""
+        yield from self._logged or self._published
+        if self._file is not None:
+            with self._path.open("rb") as file:
+                yield from (self._recorded(line, number)["sample_id"] for number, _, line in _lines(file))
 
     def _index(self, file: BinaryIO) -> None:
-        start = 0
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                sample_id = self._recorded(line, number)["sample_id"]
-                if sample_id in self._places and MARK not in line:
-                    first = self._places[sample_id][1]
+        names, starts, numbers, marked = array("q"), array("q"), array("q"), bytearray()
+        for number, start, line in _lines(file):
+            names.append(number_of(self._recorded(line, number)["sample_id"]))
+            starts.append(start)
+            numbers.append(number)
+            marked.append(MARK in line)
+        order = np.argsort(names, kind="stable")  # lines of a sample in the order of the file
+        self._names, self._starts, self._numbers = (np.array(one)[order] for one in (names, starts, numbers))
+        for at in np.flatnonzero(self._names[1:] == self._names[:-1]):
+            if not marked[order[at + 1]]:
+                one, other = self._at(int(at)), self._at(int(at) + 1)
+                if one["sample_id"] == other["sample_id"]:
+                    first, again = self._numbers[at : at + 2]
                     raise InputError(
-                        f"{self._path}: sample {sample_id!r} is on lines {first} and {number}; remove one"
+                        f"{self._path}: sample {one['sample_id']!r} is on lines {first} and {again}; remove one"
                     )
-                self._places[sample_id] = (start, number)
-            start += len(line)
+
+    def _last(self, sample_id: str) -> dict[str, Any] | None:
+        """What the last line of a sample holds."""
+        at = int(np.searchsorted(self._names, number := number_of(sample_id), "right")) - 1
+        while at >= 0 and self._names[at] == number:
+            if (recorded := self._at(at))["sample_id"] == sample_id:
+                return recorded
+            at -= 1
+        return None
+
+    def _at(self, at: int) -> dict[str, Any]:
+        assert self._file is not None
+        self._file.seek(int(self._starts[at]))
+        return self._recorded(self._file.readline(), int(self._numbers[at]))
 
     def _recorded(self, line: bytes, number: int) -> dict[str, Any]:
         where = f"{self._path}: line {number}"
@@ -118,6 +141,15 @@ class ReplayAnswerer:
                     f"{where}: {name} is not {'a text' if kind is str else 'a number'}; mend or remove it"
                 )
         return fields
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """Number from 1, place of the first byte, and bytes of each line that is not blank."""
+    start = 0
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield number, start, line
+        start += len(line)
 
 
 def _logged(path: Path) -> tuple[dict[str, Reply], list[str]]:
