@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
-from rich.table import Table
 from rich.text import Text
 
 from cleareyed.console import Display, table_console
@@ -34,16 +33,17 @@ from cleareyed.evaluation.models import AskedModel, limits_of, open_answerer
 from cleareyed.oversensitivity.judges.open import open_judge
 from cleareyed.oversensitivity.labels import json_lines
 from cleareyed.oversensitivity.outcomes import DECLINED, Judge
+from cleareyed.oversensitivity.published import named
 from cleareyed.oversensitivity.runs import by_id, judge_answers
 from cleareyed.oversensitivity.stage_asking import Model, Studied, Study
 from cleareyed.oversensitivity.stage_notes import Notes, Override, Question, read_overrides, read_questions
-from cleareyed.oversensitivity.stages import GRADES, STAGES, Label, Part, Split, Step, stage_table
+from cleareyed.oversensitivity.stages import Label, Part, Step, stage_table
 from cleareyed.recipe import Strict
 from cleareyed.records.parts import read_answers
 from cleareyed.records.run import RunFolder, create_run, open_run
-from cleareyed.report.plots import accuracy_bars, png
+from cleareyed.report.stages import attribution_table, probes_table, sentences, stages_picture
 from cleareyed.report.summary import write_whole
-from cleareyed.report.words import MISSING, percent, percent_range, visible
+from cleareyed.report.words import visible
 from cleareyed.tasks.mossbench import SHIPPED
 from cleareyed.tasks.names import unknown
 from cleareyed.tasks.task import Sample, Task
@@ -112,7 +112,7 @@ def run_stages(
     given = _questions(questions, spec)
     console = table_console()
     for reason, names in left_out.items():
-        console.print(Text(visible(f"Left out, {reason}: {len(names)} ({_some(names)}).")), soft_wrap=True)
+        console.print(Text(visible(f"Left out, {reason}: {len(names)} ({named(names)}).")), soft_wrap=True)
     if not refused:
         console.print(f"{run.path}: no item was refused ({', '.join(states)}), so there is nothing to attribute.")
         return 0
@@ -146,7 +146,7 @@ def run_stages(
     for path in (kept.path / FOUND, json_path):
         if path is not None:
             _write(path, text + "\n")
-    (kept.path / PICTURE).write_bytes(_drawn(table))
+    (kept.path / PICTURE).write_bytes(stages_picture(table))
     title = f"{recipe.model.path} on {task.name}"
     console.print(attribution_table(table, f"{title}: where refusals come from, % (95 %)"))
     console.print(probes_table(table, f"{title}: probes, %; grader {recipe.grader.path}"))
@@ -154,53 +154,6 @@ def run_stages(
         console.print(Text(visible(sentence)), soft_wrap=True)
     console.print(Text(f"labels: {kept.path / LABELS}\npicture: {kept.path / PICTURE}"), soft_wrap=True)
     return int(any(one.label == "failed" for one in found.labels))
-
-
-def attribution_table(table: Mapping[str, Part], title: str) -> Table:
-    """One row a stimulus: the share of refusals that comes from each stage."""
-    shown = Table(title=Text(visible(title)), title_justify="left")
-    for heading in ("stimulus", "refused", "read", *STAGES, "undecided"):
-        shown.add_column(heading, justify="left" if heading == "stimulus" else "right")
-    for name, part in table.items():
-        found = part.attribution
-        shares = (_share(found, stage) for stage in STAGES)
-        shown.add_row(Text(visible(name)), str(part.items), str(found.n), *shares, str(found.unread))
-    return shown
-
-
-def probes_table(table: Mapping[str, Part], title: str) -> Table:
-    """One row a stimulus and probe."""
-    shown = Table(title=Text(visible(title)), title_justify="left")
-    for heading in ("stimulus", "probe", "read", *GRADES, "undecided"):
-        shown.add_column(heading, justify="left" if heading in ("stimulus", "probe") else "right")
-    for name, part in table.items():
-        for probe, found in (("perception", part.perception), ("intent", part.intent)):
-            shares = (_share(found, grade) for grade in GRADES)
-            shown.add_row(Text(visible(name)), probe, str(found.n), *shares, str(found.unread))
-    return shown
-
-
-def sentences(found: Studied, notes: Notes) -> list[str]:
-    """What the tables leave out."""
-    authors = Counter(one.author for one in found.questions.values())
-    said = [
-        f"Disambiguated questions: {len(found.questions)} of {len(found.cases)} "
-        f"({', '.join(f'{count} by a {kind}' for kind, count in sorted(authors.items())) or 'none'})."
-    ]
-    again = [one for one in found.labels if one.attempts > 1]
-    unreadable = sum(one.label == "undecided" for one in found.labels if one.attempts)
-    said.append(f"Grades asked for again: {len(again)}; undecided in the end: {unreadable}.")
-    overruled = [one for one in found.labels if one.overruled]
-    if notes.overrides:
-        said.append(f"Labels by people: {len(overruled)} in force.")
-    if found.unused:
-        names = [f"{one.id} {one.step}" for one in found.unused]
-        said.append(f"Labels by people of items or steps without an answer: {len(names)} ({_some(names)}).")
-    failed = Counter(one.step for one in found.labels if one.label == "failed")
-    if failed:
-        said.append(f"Failed: {', '.join(f'{count} {step}' for step, count in failed.items())}; --resume asks again.")
-    said.append(f"Requests sent: {found.asked}.")
-    return said
 
 
 def _asked(run: RunFolder) -> tuple[AskSpec, AskedModel]:
@@ -367,34 +320,6 @@ def _as_json(
         "by_stimulus": {name: asdict(part) for name, part in table.items()},
         "items": [{"id": one.id, "stimulus": one.stimulus, **one.labels, "stage": one.stage} for one in found.cases],
     }
-
-
-def _drawn(table: Mapping[str, Part]) -> bytes:
-    """The share of each stage, over all and by stimulus."""
-    bars: dict[str, dict[str, Any]] = {}
-    for stage in STAGES:
-        parts = {name: bar for name, part in table.items() if (bar := _bar(part.attribution, stage))}
-        if "all" in parts:
-            bars[stage] = {**parts.pop("all"), "by_skill": parts}
-    figure = accuracy_bars(bars, {})
-    figure.axes[0].set_ylabel("share of refusals (95 % interval)")
-    return png(figure)
-
-
-def _bar(split: Split, name: str) -> dict[str, Any] | None:
-    found = split.shares.get(name)
-    return {"accuracy": found.share, "interval": (found.interval.low, found.interval.high)} if found else None
-
-
-def _share(split: Split, name: str) -> str:
-    found = split.shares.get(name)
-    if found is None:
-        return MISSING
-    return f"{percent(found.share)} ({percent_range(found.interval.low, found.interval.high)})"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,8 +11,9 @@ from evaluation.stub import Config
 from benchmarks.eval_faults import full_disk, hopeless, kills, never_answers, survived, two_processes
 from cleareyed.errors import InputError
 from cleareyed.evaluation.answers import AskError, Reply
-from cleareyed.evaluation.ask import Limits, Pace, Summary, ask_all
+from cleareyed.evaluation.ask import Limits, Summary, ask_all
 from cleareyed.evaluation.journal import Journal, read_answers
+from cleareyed.evaluation.pace import Pace
 from cleareyed.evaluation.request import AskParams, Prepared, Request, request_hash
 
 PARAMS = AskParams(max_tokens=16)

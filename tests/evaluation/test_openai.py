@@ -14,7 +14,7 @@ from PIL import Image
 from cleareyed.errors import InputError
 from cleareyed.evaluation.answers import AskError, Reply
 from cleareyed.evaluation.providers.openai import OpenAIAnswerer, _retry_after
-from cleareyed.evaluation.request import AskParams, Request, request_hash
+from cleareyed.evaluation.request import AskParams, Request, asked_hashes, request_hash, short_hash
 
 PARAMS = AskParams(max_tokens=16)
 KEY = "secret0key1of2the3test"
@@ -98,7 +98,27 @@ def test_pictures_go_out_as_the_bytes_they_are_typed_by_those_bytes() -> None:
     assert tuple(base64.b64decode(data, validate=True) for _, data in urls) == images
     assert text == {"type": "text", "text": "Which? sample a"}
     assert prepared.note is None
-    assert prepared.sent_hash == request_hash([raw])  # of the very bytes that went out
+    for data in images:
+        raw = raw.replace(base64.b64encode(data), b"")
+    own = short_hash(*images)  # the pictures stand in it by their own hash, which is made once
+    assert prepared.sent_hash == request_hash([raw, own.encode()])
+    hashed = request(images=images, hashes=asked_hashes("Which? sample a", True, None, images))
+    assert answerer.prepare(hashed).sent_hash == prepared.sent_hash
+    other = answerer.prepare(request(images=(*images[:2], images[2] + b"x")))
+    assert other.sent_hash != prepared.sent_hash
+
+
+def test_a_picture_that_was_changed_is_hashed_as_it_is_sent() -> None:
+    page = BytesIO()
+    Image.new("RGB", (4, 4), "red").save(page, "GIF", save_all=True, append_images=[Image.new("RGB", (4, 4))])
+    hashes = asked_hashes("Which? sample a", True, None, [page.getvalue()])
+    prepared = OpenAIAnswerer("m").prepare(request(images=(page.getvalue(),), hashes=hashes))
+    _, parts = prepared.sent
+    (place,) = (at for at, part in enumerate(parts) if part[:4] == b"iVBO")
+    texts = [part for at, part in enumerate(parts) if at != place]
+    assert prepared.note is not None and "moving" in prepared.note
+    own = short_hash(base64.b64decode(parts[place]))
+    assert prepared.sent_hash == request_hash([*texts, own.encode()])
 
 
 def test_base_models_are_asked_the_text_as_it_is() -> None:

@@ -64,7 +64,7 @@ class Answer:
     """From sending to the last byte, of the last attempt."""
     request_id: str | None
     sent_hash: str
-    """SHA-256 of the bytes sent."""
+    """`Prepared.sent_hash`: SHA-256 of what was sent, pictures by their own hashes."""
     attempts: int
     """How often it was sent in this run, the last time included."""
     error: str | None

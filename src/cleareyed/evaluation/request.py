@@ -50,7 +50,8 @@ class Prepared:
     sent: Any
     """What `Answerer.send` needs: for HTTP the parts of the body (tuple of bytes), else what SDK or engine takes."""
     sent_hash: str
-    """`request_hash` of the bytes sent, pictures included."""
+    """`request_hash` of the bytes sent; a picture may stand in it by a hash of its own bytes, so that none is hashed
+    twice."""
     note: str | None = None
     """What was done to a picture so that the provider takes it; None where all bytes went out as they are."""
 

@@ -21,7 +21,7 @@ from yarl import URL
 
 from cleareyed.errors import InputError
 from cleareyed.evaluation.answers import AskError, Reply, State, redact
-from cleareyed.evaluation.request import AskParams, Prepared, Request, request_hash
+from cleareyed.evaluation.request import AskParams, Prepared, Request, request_hash, short_hash
 
 OPENAI_URL = "https://api.openai.com/v1"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -94,16 +94,17 @@ class OpenAIAnswerer:
             return Prepared((self._chat, parts), request_hash(parts))
         from cleareyed.evaluation.providers.images import HOSTED, OPENAI, check_images
 
-        pieces = [head, b"["]
         images = check_images(request.images, OPENAI if self._hosted else HOSTED)
+        pieces, shown = [head, b"["], []
         for image in images:
             pieces.append(b'{"type":"image_url","image_url":{"url":"data:%s;base64,' % image.media_type.encode())
-            pieces.append(pybase64.b64encode(image.data))
-            pieces.append(b'"}},')
+            shown.append(len(pieces))
+            pieces += [pybase64.b64encode(image.data), b'"}},']
         pieces += [b'{"type":"text","text":', text, b"}]", end]
         notes = "; ".join(image.note for image in images if image.note)
-        parts = tuple(pieces)
-        return Prepared((self._chat, parts), request_hash(parts), notes or None)
+        pictures = request.hashes[1] if request.hashes[1] and not notes else short_hash(*(one.data for one in images))
+        texts = (piece for at, piece in enumerate(pieces) if at not in shown)
+        return Prepared((self._chat, tuple(pieces)), request_hash([*texts, pictures.encode()]), notes or None)
 
     async def send(self, prepared: Prepared) -> Reply:
         """One POST. Redirects are not followed, so the key goes to no other place."""

@@ -1,0 +1,86 @@
+"""What attributing refusals to stages came to: tables, sentences, the picture."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from cleareyed.oversensitivity.published import named
+from cleareyed.oversensitivity.stage_asking import Studied
+from cleareyed.oversensitivity.stage_notes import Notes
+from cleareyed.oversensitivity.stages import GRADES, STAGES, Part, Split
+from cleareyed.report.plots import accuracy_bars, png
+from cleareyed.report.words import MISSING, percent, percent_range, visible
+
+
+def attribution_table(table: Mapping[str, Part], title: str) -> Table:
+    """One row a stimulus: the share of refusals that comes from each stage."""
+    shown = Table(title=Text(visible(title)), title_justify="left")
+    for heading in ("stimulus", "refused", "read", *STAGES, "undecided"):
+        shown.add_column(heading, justify="left" if heading == "stimulus" else "right")
+    for name, part in table.items():
+        found = part.attribution
+        shares = (_share(found, stage) for stage in STAGES)
+        shown.add_row(Text(visible(name)), str(part.items), str(found.n), *shares, str(found.unread))
+    return shown
+
+
+def probes_table(table: Mapping[str, Part], title: str) -> Table:
+    """One row a stimulus and probe."""
+    shown = Table(title=Text(visible(title)), title_justify="left")
+    for heading in ("stimulus", "probe", "read", *GRADES, "undecided"):
+        shown.add_column(heading, justify="left" if heading in ("stimulus", "probe") else "right")
+    for name, part in table.items():
+        for probe, found in (("perception", part.perception), ("intent", part.intent)):
+            shares = (_share(found, grade) for grade in GRADES)
+            shown.add_row(Text(visible(name)), probe, str(found.n), *shares, str(found.unread))
+    return shown
+
+
+def sentences(found: Studied, notes: Notes) -> list[str]:
+    """What the tables leave out."""
+    authors = Counter(one.author for one in found.questions.values())
+    said = [
+        f"Disambiguated questions: {len(found.questions)} of {len(found.cases)} "
+        f"({', '.join(f'{count} by a {kind}' for kind, count in sorted(authors.items())) or 'none'})."
+    ]
+    again = [one for one in found.labels if one.attempts > 1]
+    unreadable = sum(one.label == "undecided" for one in found.labels if one.attempts)
+    said.append(f"Grades asked for again: {len(again)}; undecided in the end: {unreadable}.")
+    overruled = [one for one in found.labels if one.overruled]
+    if notes.overrides:
+        said.append(f"Labels by people: {len(overruled)} in force.")
+    if found.unused:
+        names = [f"{one.id} {one.step}" for one in found.unused]
+        said.append(f"Labels by people of items or steps without an answer: {len(names)} ({named(names)}).")
+    failed = Counter(one.step for one in found.labels if one.label == "failed")
+    if failed:
+        said.append(f"Failed: {', '.join(f'{count} {step}' for step, count in failed.items())}; --resume asks again.")
+    said.append(f"Requests sent: {found.asked}.")
+    return said
+
+
+def stages_picture(table: Mapping[str, Part]) -> bytes:
+    """The share of each stage, over all and by stimulus."""
+    bars: dict[str, dict[str, Any]] = {}
+    for stage in STAGES:
+        parts = {name: bar for name, part in table.items() if (bar := _bar(part.attribution, stage))}
+        if "all" in parts:
+            bars[stage] = {**parts.pop("all"), "by_skill": parts}
+    figure = accuracy_bars(bars, {})
+    figure.axes[0].set_ylabel("share of refusals (95 % interval)")
+    return png(figure)
+
+
+def _bar(split: Split, name: str) -> dict[str, Any] | None:
+    found = split.shares.get(name)
+    return {"accuracy": found.share, "interval": (found.interval.low, found.interval.high)} if found else None
+
+
+def _share(split: Split, name: str) -> str:
+    found = split.shares.get(name)
+    if found is None:
+        return MISSING
+    return f"{percent(found.share)} ({percent_range(found.interval.low, found.interval.high)})"
