@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cleareyed.cli_build import build
-from cleareyed.cli_evaluate import data, diff, evaluate, score, serve
+from cleareyed.cli_evaluate import data, diff, evaluate, rank, score, serve
 from cleareyed.cli_export import export
 from cleareyed.cli_judge import app as judge
 from cleareyed.cli_shared import DataRoot, Name, Overrides, RecipePath, Resume, Runs, plain_errors, run_folder
@@ -84,6 +84,7 @@ def train(
 app.command("eval")(evaluate)
 app.command()(score)
 app.command()(diff)
+app.command()(rank)
 app.command()(data)
 app.command()(serve)
 app.command()(export)

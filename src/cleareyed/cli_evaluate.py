@@ -210,6 +210,27 @@ def diff(
         )
 
 
+def rank(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; one with several labels will do.")],
+    task: Annotated[str | None, typer.Option(help="Of several tasks that all of them measured.")] = None,
+    rule: Annotated[str, typer.Option(help="Accuracy rule.")] = "strict",
+    json: Annotated[Path | None, typer.Option(help="Also write what was found to this file.")] = None,
+) -> None:
+    """Order models by accuracy on the questions that all answered, and say which of them cannot be told apart.
+
+    \b
+    cleareyed rank runs/eval-blink-*
+    cleareyed rank runs/demo/grpo runs/demo/sft --task scenes-bench --rule any-form
+
+    Every pair is tested on the same questions, with Holm's correction for all pairs: exact, whole groups of questions
+    swapped. A rank such as "2 to 4" covers what the tests leave open.
+    """
+    with plain_errors("nothing was written"):
+        from cleareyed.rank_command import rank_runs
+
+        rank_runs(runs, task=task, rule=rule, json_path=json)
+
+
 def data(
     name: Annotated[
         str,

@@ -173,7 +173,7 @@ def eval_task(
             display.status("judging", 0, 0)
             found = judge_journal(run, recipe, task, asked, judges_of(recipe.rules))
             measured = measured_of(run)
-            page = run_report(run, task, rule=recipe.rules[0], measured=measured) if found.judged else None
+            page = _report(run, found, measured, recipe, task)
     console = table_console()
     _print(console, run, found, measured, recipe, recipe.rules, task)
     console.print(Text(asked_text(summary)), soft_wrap=True)
@@ -213,7 +213,7 @@ def score(folder: Path, *, rules: Sequence[str], data_root: Path | None, min_cov
         with AnswerWriter(run, label_of(model), task.name, 0) as writer:
             found = collect_again(kept, task, judges, writer.add)
     measured = measured_of(run)
-    page = run_report(run, task, rule=recipe.rules[0], measured=measured) if found.judged else None
+    page = _report(run, found, measured, recipe, task)
     console = table_console()
     _print(console, run, found, measured, recipe, shown, task)
     return _finish(console, run, page, found, min_coverage)
@@ -349,6 +349,13 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     if items is None:
         return {name: value}
     return {key: leaf for part, held in items for key, leaf in _flat(held, f"{name}.{part}".lstrip(".")).items()}
+
+
+def _report(run: RunFolder, found: Collected, measured: Measured, recipe: EvalRecipe, task: Task) -> Path | None:
+    """Write the page, with the coverage on it, if there is anything to report."""
+    if not found.judged:
+        return None
+    return run_report(run, task, rule=recipe.rules[0], measured=measured, notes=[coverage_text(found)])
 
 
 def _print(

@@ -148,6 +148,16 @@ def mossbench_contrast(data_root: str | None = None, path: str | None = None) ->
 
 
 @task
+def timidity_mini() -> Task:
+    return inspect_task(TaskSpec(name="timidity-mini"), None, None)
+
+
+@task
+def timidity_mini_contrast() -> Task:
+    return inspect_task(TaskSpec(name="timidity-mini-contrast"), None, None)
+
+
+@task
 def table(path: str, protocol: str | None = None) -> Task:
     """Your own data: a .jsonl or .parquet file."""
     return inspect_task(TaskSpec(name="table", path=path), protocol, None)

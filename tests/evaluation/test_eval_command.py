@@ -161,7 +161,7 @@ def test_each_state_counts_as_what_it_is_and_a_recording_gives_the_same_figures(
     assert f"{len(judged)} of 60" in result.stdout and f"{100 * accuracy:.1f}" in result.stdout
     assert f"Coverage {100 * len(judged) / 60:.1f} %" in result.stdout
     page = (tmp_path / "asked/report.html").read_text()
-    assert "left out of every figure" in page
+    assert "left out of every figure" in page and f"{len(judged)} of 60 samples judged" in page
 
     again = command(
         *("eval", path, "--model", "replay:asked/journal.jsonl", "--min-coverage", 0.5, "--out", "replayed")

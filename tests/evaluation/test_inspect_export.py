@@ -1,5 +1,6 @@
 """Runs as logs of inspect_ai and back: by our own reader always, by inspect_ai itself where it is installed."""
 
+import ast
 import json
 import zipfile
 from collections.abc import Callable
@@ -12,10 +13,12 @@ from evaluation.inspect_files import members, sample, zip_of
 from evaluation.stub import Config, serving
 from PIL import Image
 
+import cleareyed
 from cleareyed.evaluation.inspect_log import LoggedSample, read_header, read_samples
 from cleareyed.evaluation.journal import read_answers
 from cleareyed.records.parts import read_answers as read_rows
 from cleareyed.records.run import RunFolder
+from cleareyed.tasks.catalog import NAMES
 
 Command = Callable[..., Result]
 CHOICES = ["left", "right", "above", "below"]
@@ -121,6 +124,16 @@ def test_inspect_reads_what_we_write(command: Command, asked: Path, tmp_path: Pa
     assert len(read.samples) == COUNT and read.status == "success"
     assert read.samples[0].input[0].content[0].image.startswith("data:image/png")
     assert len(log.read_eval_log_sample_summaries(str(tmp_path / "out.eval"))) == COUNT
+
+
+def test_inspect_is_offered_every_task_that_is_evaluated() -> None:
+    source = ast.parse(Path(cleareyed.__file__).with_name("inspect_tasks.py").read_text(encoding="utf-8"))
+    offered = {
+        one.name
+        for one in source.body
+        if isinstance(one, ast.FunctionDef) and [getattr(by, "id", None) for by in one.decorator_list] == ["task"]
+    }
+    assert offered == {name.replace("-", "_") for name in NAMES if name != "scenes-train"}
 
 
 def test_inspect_asks_our_tasks(asked: Path, tmp_path: Path) -> None:

@@ -59,6 +59,11 @@ def test_share_interval_is_wilson_only_for_items_that_stand_alone():
     assert stats.share_interval(right, ["a", "a", "b", "b"]) == stats.cluster_bootstrap([1, 1, 0, 1], list("aabb"))
 
 
+def test_share_interval_of_equal_values_in_groups_has_a_width() -> None:
+    for value, right in ((True, 3), (False, 0)):
+        assert stats.share_interval([value] * 7, list("aabbbcc")) == stats.wilson(right, 3)
+
+
 def test_mcnemar_by_hand():
     # Nine discordant pairs, two of them one way: 2 * (1 + 9 + 36) / 512.
     assert stats.mcnemar(2, 7) == pytest.approx(2 * 46 / 512)

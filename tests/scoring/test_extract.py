@@ -74,6 +74,14 @@ def test_where_a_choice_is_read(
     assert (found.confidence > 0) == (choice is not None)
 
 
+def test_it_is_imported_from_scoring_and_takes_a_list() -> None:
+    from cleareyed import scoring
+
+    found = scoring.extract_choice("So it is (B).", ["left", "right"])
+    assert isinstance(found, scoring.Extraction)
+    assert (found.choice, found.span) == (1, (9, 12))
+
+
 @pytest.mark.parametrize(
     ("text", "choices", "rule", "choice"),
     [

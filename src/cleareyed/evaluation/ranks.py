@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from cleareyed.evaluation.stats import exact_paired
+from cleareyed.evaluation.stats import Bools, Groups, exact_paired
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def rank(correct: Mapping[str, Sequence[bool]], groups: Sequence[str], alpha: float = 0.05) -> list[Ranked]:
+def rank(correct: Mapping[str, Sequence[bool] | Bools], groups: Groups, alpha: float = 0.05) -> list[Ranked]:
     """Order answerers by the share of the same N items they got right, and say how far that order can be trusted.
 
     Every pair is compared by `exact_paired` over `groups` (N,) and the p-values are adjusted by `holm`. The rank
@@ -52,7 +52,7 @@ def rank(correct: Mapping[str, Sequence[bool]], groups: Sequence[str], alpha: fl
     Raises:
         ValueError: no answerers or items, or answers that are not equally many.
     """
-    if not correct or not groups or any(len(right) != len(groups) for right in correct.values()):
+    if not correct or not len(groups) or any(len(right) != len(groups) for right in correct.values()):
         raise ValueError("every answerer needs one answer for each item, and there must be some")
     shares = {name: float(np.mean(np.asarray(right, dtype=bool))) for name, right in correct.items()}
     order = sorted(shares, key=lambda name: -shares[name])

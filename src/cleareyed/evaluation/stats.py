@@ -101,9 +101,17 @@ def cluster_bootstrap(
 
 
 def share_interval(right: Sequence[bool] | Bools, groups: Groups, confidence: float = 0.95) -> Interval:
-    """Interval of the share right: `wilson` if no two items share a group, else `cluster_bootstrap`."""
-    if len(set(group_numbers(groups).tolist())) == len(right):
-        return wilson(int(np.sum(right)), len(right), confidence)
+    """Interval of the share right: `wilson` if no two items share a group, else `cluster_bootstrap`.
+
+    Where all are right or all wrong, of which the bootstrap makes an interval of no width, it is `wilson`'s for as
+    many items as there are groups.
+    """
+    count = len(np.unique(group_numbers(groups)))
+    n, times = len(right), int(np.sum(right))
+    if count == n:
+        return wilson(times, n, confidence)
+    if times in (0, n):
+        return wilson(count if times else 0, count, confidence)
     return cluster_bootstrap(np.asarray(right, np.float64), groups, confidence=confidence)
 
 

@@ -107,18 +107,23 @@ def demo_report(
 
 
 def run_report(
-    run: RunFolder, task: Task | None = None, *, rule: str | None = None, measured: Measured | None = None
+    run: RunFolder,
+    task: Task | None = None,
+    *,
+    rule: str | None = None,
+    measured: Measured | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write report.html into a run folder, from its records alone; `task` adds images and the score of guessing.
 
     `rule` is the accuracy rule reported; left out, that of `task`, or `strict`. What was not recorded is named as
-    missing. `measured` spares reading the answers where that has been done. Raises InputError if the answers were not
-    judged under the rule.
+    missing. `measured` spares reading the answers where that has been done; `notes` are printed under the title.
+    Raises InputError if the answers were not judged under the rule.
     """
     rule = rule or (task.rule if task else "strict")
     recipe = yaml.safe_load(_text(run.recipe))
     method = str(recipe.get("method", "run"))
-    tables = {name: measurements(found) for name, found in _reported(measured or measured_of(run)).items()}
+    tables = {name: measurements(found) for name, found in reported(measured or measured_of(run)).items()}
     firsts = {name: next(iter(answers.values())) for name, answers in tables.items()}
     pictured = task.name if task and task.name in tables else next(iter(tables), None)
     chosen = picked(list(tables[pictured].values())) if pictured else []
@@ -146,7 +151,7 @@ def run_report(
         lead=f"Measured on {asked}."
         if method == EVAL
         else f"{words.title_of(method)} on {trained_on}, measured on {asked}.",
-        notes=(),
+        notes=notes,
         facts=_facts(recipe),
         comparisons=comparisons,
         runs={} if method == EVAL else {method: read_metrics(run)},
@@ -258,7 +263,7 @@ def _by_number(rows: Iterable[AnswerRow]) -> dict[int, AnswerRow]:
     return {number_of(row.sample_id): row for row in rows}
 
 
-def _reported(measured: Measured) -> dict[str, list[Verdicts]]:
+def reported(measured: Measured) -> dict[str, list[Verdicts]]:
     """By task: what was measured around training or, if nothing was, the first and last validation."""
     kept = {key: found for key, found in measured.items() if found.label != VALIDATION}
     if not kept:

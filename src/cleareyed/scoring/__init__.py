@@ -1,0 +1,5 @@
+"""How an answer is judged."""
+
+from cleareyed.scoring.extract import Extraction, extract_choice
+
+__all__ = ["Extraction", "extract_choice"]

@@ -135,7 +135,7 @@ def exact_choice(text: str, choices: tuple[str, ...]) -> int | None:
     return named if named is not None and named == _by_letter(letter, choices) else None
 
 
-def extract_choice(text: str, choices: tuple[str, ...]) -> Extraction:
+def extract_choice(text: str, choices: Sequence[str]) -> Extraction:
     """The choice that a text of any form states, looked for in this order:
 
     1. the whole text, or all that follows `</think>` (`bare`);
@@ -155,6 +155,7 @@ def extract_choice(text: str, choices: tuple[str, ...]) -> Extraction:
     left", "B cannot be"), an alternative ("left or right") and, but for explicit statements, the heading of a line
     where other choices head lines too.
     """
+    choices = tuple(choices)
     whole = exact_choice(text, choices)
     if whole is not None:
         return Extraction(whole, _trimmed(text, 0, len(text)), "bare", 1.0)
