@@ -48,7 +48,8 @@ class Cell:
     steps: int
     """Steps to measure; one more goes before them."""
     lr: float = 1e-6
-    checkpointing: bool = False
+    checkpointing: bool | str = False
+    """`vision`: of the vision tower alone."""
 
     @property
     def rows(self) -> int:

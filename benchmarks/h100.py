@@ -3,7 +3,8 @@
     python benchmarks/h100.py --json benchmarks/results/h100.json
 
 The weights are random, which changes nothing about speed or memory, and every completion has the full length. With
-`--trl-python` TRL's GRPOTrainer does the same step. `--tiny` runs all of it in seconds on a CPU, with a small model.
+`--trl-python` TRL's GRPOTrainer does the same step, once for each of the `--trl` settings, the fastest of which counts.
+`--tiny` runs all of it in seconds on a CPU, with a small model.
 
 FLOPs of one forward: 2 for each weight of a linear layer and each token that passes it; for attention 4 A for each
 pair of a query and a key that it sees, A = heads * head size. A trained step counts 3 forwards; what checkpointing
@@ -24,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cell import STYLE, Cell, write_cell
-from grpo_step import best_of_trl, run_trl, save
+from cell import STYLE, Cell, SideFailed, write_cell
+from grpo_step import run_trl, save
 from own_side import open_picture, run_shared
 from PIL import Image
 from torch import nn
@@ -131,8 +132,7 @@ def build(shape: ShapeSpec, cell: Cell, device: str) -> VLM:
         vlm = new_vlm(shape, tokenizer, seed=0)
     size = vlm.image_processor.size
     vlm.image_processor.size = type(size)(shortest_edge=cell.pixels, longest_edge=cell.pixels)
-    if cell.checkpointing:
-        checkpoint_blocks(vlm.model)
+    checkpoint_blocks(vlm.model, cell.checkpointing)
     suppressed = tuple(sorted({*vlm.banned_ids, *vlm.eos_ids}))
     ends = (vlm.image_token_id,)
     vlm = replace(vlm, eos_ids=ends, banned_ids=suppressed, autocast=cell.dtype == "bf16")
@@ -162,7 +162,7 @@ def make_cell(folder: Path, shape: ShapeSpec, options: argparse.Namespace) -> Ce
         dtype=options.dtype,
         threads=options.threads,
         steps=options.steps,
-        checkpointing=options.gradient_checkpointing,
+        checkpointing={"none": False, "all": True}.get(options.checkpointing, options.checkpointing),
     )
     write_cell(folder, cell)
     return cell
@@ -236,16 +236,22 @@ def trl_beside(shape: ShapeSpec, cell: Cell, folder: Path, options: argparse.Nam
     """TRL's step on the same weights, in its own process and before ours takes any memory of the GPU."""
     vlm = build(shape, cell, "cpu")
     save_vlm(vlm, Path(cell.model), "fp32")
-    cell = replace(cell, suppress=vlm.banned_ids)
-    write_cell(folder, cell)
+    cell = replace(cell, suppress=vlm.banned_ids, steps=options.trl_steps)
     del vlm
-    on_gpu = not options.tiny
-    chosen, tried = best_of_trl(cell, folder, options.trl_python, options.trl_batch, ["dynamic", "static"], on_gpu)
-    if chosen is None:
-        return {"seconds": None, "tried": tried}
-    found = run_trl(cell, folder, options.trl_python, chosen, on_gpu)
-    kept = {name: found[name] for name in ("phases", "peak_mb", "versions")}
-    return {"seconds": statistics.median(found["seconds"]), **kept, "settings": chosen, "tried": tried}
+    tried: list[dict[str, Any]] = []
+    for setting in options.trl:
+        batch, _, extra = setting.partition("+")
+        write_cell(folder, replace(cell, checkpointing=extra == "checkpointing"))
+        try:
+            chosen = {"batch": int(batch), "cache": "dynamic"}
+            found = run_trl(cell, folder, options.trl_python, chosen, use_gpu=not options.tiny)
+        except SideFailed as error:
+            tried.append({"setting": setting, "failed": str(error).splitlines()[-1]})
+            continue
+        kept = {name: found[name] for name in ("phases", "peak_mb", "versions")}
+        tried.append({"setting": setting, "seconds": statistics.median(found["seconds"]), **kept})
+    worked = [one for one in tried if "seconds" in one]
+    return {**(min(worked, key=lambda one: float(one["seconds"])) if worked else {"seconds": None}), "tried": tried}
 
 
 def parse() -> argparse.Namespace:
@@ -259,17 +265,24 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--beta", type=float, default=0.0)
     parser.add_argument("--steps", type=int, help="steps measured, after one that is not (default 3)")
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="bf16", help="bf16: autocast over fp32 weights")
-    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument(
+        "--checkpointing",
+        choices=["none", "vision", "all"],
+        default="vision",
+        help="blocks run again (default vision)",
+    )
     parser.add_argument("--micro-prompts", type=int, help="prompts whose graphs are held at a time (default all)")
-    parser.add_argument("--micro-tokens", type=int, default=16384, help="most completion tokens in a forward")
+    parser.add_argument("--micro-tokens", type=int, default=8192, help="most completion tokens in a forward")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="dense bf16 (default 989, an H100 SXM)")
     parser.add_argument("--peak-tbps", type=float, default=3.35, help="memory, 10**12 bytes a second (default 3.35)")
     parser.add_argument("--trl-python", help="a Python that has trl: measure its GRPOTrainer as well")
-    parser.add_argument("--trl-batch", type=int, nargs="+", help="completions in a forward of TRL's (default 8 4)")
+    parser.add_argument("--trl", nargs="+", metavar="BATCH[+checkpointing]", help="(default 8+checkpointing 2)")
+    parser.add_argument("--trl-steps", type=int, default=1, help="TRL's steps measured, after one that is not")
     options = parser.parse_args()
-    usual = {"prompts": 8, "group": 8, "image_tokens": 512, "completion_tokens": 700, "steps": 3, "trl_batch": [8, 4]}
-    small = {"prompts": 2, "group": 2, "image_tokens": 8, "completion_tokens": 6, "steps": 1, "trl_batch": [4]}
+    usual = {"prompts": 8, "group": 8, "image_tokens": 512, "completion_tokens": 700, "steps": 3}
+    small = {"prompts": 2, "group": 2, "image_tokens": 8, "completion_tokens": 6, "steps": 1}
+    usual["trl"], small["trl"] = ["8+checkpointing", "2"], ["4", "2+checkpointing"]
     for name, value in (small if options.tiny else usual).items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -93,7 +93,7 @@ def settings(cell: Cell, batch: int, cache: str, folder: Path) -> GRPOConfig:
         lr_scheduler_type="constant",
         max_grad_norm=1.0,
         bf16=cell.dtype == "bf16",
-        gradient_checkpointing=cell.checkpointing,
+        gradient_checkpointing=bool(cell.checkpointing),
         use_cpu=not torch.cuda.is_available(),
         use_vllm=False,
         shuffle_dataset=False,

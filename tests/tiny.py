@@ -17,6 +17,7 @@ from transformers import (
 
 from cleareyed.models import attention
 from cleareyed.models.build import new_vlm
+from cleareyed.models.encode import encode
 from cleareyed.models.vlm import VLM
 from cleareyed.recipe import ShapeSpec
 from cleareyed.training.tokenizer import train_tokenizer
@@ -125,3 +126,34 @@ def _spread(vlm: VLM, seed: int) -> VLM:
             if parameter.ndim > 1:
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
     return replace(vlm, model=vlm.model.eval())
+
+
+def batch(vlm):
+    """Four prompts of different lengths with 1, 2, 0 and 1 images of different sizes; nine completions of 1 to 7."""
+    shared = encode(vlm, "What is left?", [picture(40, 56, seed=1)])
+    prompts = [
+        encode(vlm, "How many red cubes are left of the blue ball?", [picture(32, 48)]),
+        shared,
+        encode(vlm, "Two?", [picture(64, 16, seed=2), picture(24, 24, seed=3)]),
+        encode(vlm, "No picture here", []),
+    ]
+    rows = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 0])
+    lengths = [7, 3, 1, 5, 4, 2, 6, 1, 2]
+    ids = torch.randint(8, 300, (len(rows), max(lengths)), generator=torch.Generator().manual_seed(5))
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    weights = torch.randn(ids.shape, generator=torch.Generator().manual_seed(6)) * mask
+    return prompts, rows, ids, mask, weights
+
+
+def gradients(vlm, loss):
+    vlm.model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in vlm.model.named_parameters()}
+
+
+def prompts_of(vlm):
+    return [
+        encode(vlm, "How many red cubes?", [picture(32, 48)]),
+        encode(vlm, "Two of them are left of the blue ball?", [picture(64, 16, seed=2), picture(24, 24, seed=3)]),
+        encode(vlm, "No picture here", []),
+    ]

@@ -34,7 +34,8 @@ class ModelSpec(Strict):
     max_pixels: Positive | None = None
     freeze_vision: bool = False
     freeze_language: bool = False
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["vision"] = False
+    """Keep only the inputs of each block for the backward; `vision`: of the vision tower's blocks alone."""
     lora: LoraSpec | None = None
     """Train adapters instead of the weights."""
 

@@ -3,24 +3,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import picture, tiny_qwen2_5_vl, tiny_qwen2_vl
+from tiny import prompts_of, tiny_qwen2_5_vl, tiny_qwen2_vl
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cleareyed.models.decode import Decoder, decoder_weights, effective_weight
-from cleareyed.models.encode import encode
 from cleareyed.models.forward import plain_logprobs, run_prefix
 from cleareyed.models.graphs import GraphDecoder
 from cleareyed.models.sample import sample
 from cleareyed.models.vlm import SamplingParams
-
-
-def prompts_of(vlm):
-    return [
-        encode(vlm, "How many red cubes?", [picture(32, 48)]),
-        encode(vlm, "Two of them are left of the blue ball?", [picture(64, 16, seed=2), picture(24, 24, seed=3)]),
-        encode(vlm, "No picture here", []),
-    ]
 
 
 class Adapted(nn.Module):

@@ -2,11 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import picture, tiny_qwen2_5_vl, tiny_qwen2_vl
+from tiny import batch, gradients, tiny_qwen2_5_vl, tiny_qwen2_vl
 
 from cleareyed.errors import InputError
 from cleareyed.models import forward, layers
-from cleareyed.models.encode import encode
 from cleareyed.models.forward import (
     checkpoint_blocks,
     continuation_logprobs,
@@ -19,29 +18,6 @@ from cleareyed.models.forward import (
 )
 
 FAMILIES = [tiny_qwen2_vl, tiny_qwen2_5_vl]
-
-
-def batch(vlm):
-    """Four prompts of different lengths with 1, 2, 0 and 1 images of different sizes; nine completions of 1 to 7."""
-    shared = encode(vlm, "What is left?", [picture(40, 56, seed=1)])
-    prompts = [
-        encode(vlm, "How many red cubes are left of the blue ball?", [picture(32, 48)]),
-        shared,
-        encode(vlm, "Two?", [picture(64, 16, seed=2), picture(24, 24, seed=3)]),
-        encode(vlm, "No picture here", []),
-    ]
-    rows = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 0])
-    lengths = [7, 3, 1, 5, 4, 2, 6, 1, 2]
-    ids = torch.randint(8, 300, (len(rows), max(lengths)), generator=torch.Generator().manual_seed(5))
-    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    weights = torch.randn(ids.shape, generator=torch.Generator().manual_seed(6)) * mask
-    return prompts, rows, ids, mask, weights
-
-
-def gradients(vlm, loss):
-    vlm.model.zero_grad()
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in vlm.model.named_parameters()}
 
 
 def plain(vlm, prompts, rows, ids, mask, weights, temperature):
@@ -169,7 +145,7 @@ def test_checkpointing_runs_blocks_again_and_leaves_the_model_as_it_was(monkeypa
     runs = []
     vlm.model.model.visual.blocks[0].mlp.register_forward_pre_hook(lambda *_: runs.append("vision"))
     run_layer = layers._layer
-    monkeypatch.setattr(layers, "_layer", lambda *given: runs.append("language") or run_layer(*given))
+    monkeypatch.setattr(layers, "_layer", lambda *given, **more: runs.append("language") or run_layer(*given, **more))
     logprobs, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
     assert runs == ["vision", *["language"] * 4]  # two layers, of prompts and of completions
     logprobs.sum().backward()

@@ -103,7 +103,7 @@ def _attend(
     """The interface of transformers: (N, heads, T, d) to (N, T, heads, d)."""
     on_cpu = query.device.type == "cpu"
     with torch.autocast(query.device.type, enabled=False):
-        q, k, v = (part.float() if on_cpu else part for part in (query, key, value))
+        q, k, v = (part.float() if on_cpu else part.to(value.dtype) for part in (query, key, value))
         output, _ = sdpa_attention_forward(module, q, k, v, attention_mask, **kwargs)
     return output.to(query.dtype), None
 

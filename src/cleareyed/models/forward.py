@@ -17,7 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cleareyed.errors import InputError
+from cleareyed.models import fused
 from cleareyed.models.attention import attend, attend_behind, lay_out
+from cleareyed.models.flash import attend_packed, pack
 from cleareyed.models.layers import run_layers
 from cleareyed.models.vlm import VLM, EncodedPrompt
 
@@ -160,14 +162,14 @@ def continuation_logprobs(
     rows (N,) int64: which prompt each continues; ids (N, T) int64: completions padded on the right with any valid id;
     mask (N, T) bool: not padding. Returns logprobs and entropy, both (N, T) float32 in nats, 0 on padding, the
     entropy without a graph. Temperature and banned tokens are treated as in sampling. The completions go through the
-    model as one row without padding (on a CPU; elsewhere padded). With more than `chunk_floats` logits they are
+    model as one row without padding (on a GPU in float32: padded). With more than `chunk_floats` logits they are
     computed in pieces, and again in the backward pass.
     """
     first = prefix.hidden.index_select(0, rows)  # (N, D): predicts the first tokens
     fed = mask[:, 1:]  # (N, T - 1): every token but a completion's last is fed, and predicts the next
     states = first
     if fed.any():
-        run = _packed_states if ids.device.type == "cpu" else _padded_states
+        run = _packed_states if ids.device.type == "cpu" or vlm.autocast else _padded_states
         states = torch.cat([first, run(vlm, prefix, rows, ids[:, :-1], fed)])  # (N + M, D)
     places = torch.arange(ids.numel(), device=ids.device).view(ids.shape)  # (N, T)
     places = torch.cat([places[:, 0], places[:, 1:][fed]])  # (N + M,)
@@ -182,11 +184,14 @@ def _packed_states(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, fed: Ten
     keys, values = prefix.keys, prefix.values
     if len(used) < len(prefix.mask):
         keys, values = (tuple(part.index_select(0, used) for part in parts) for parts in (keys, values))
-    behind = lay_out(keys, values, prefix.mask[used], places, fed.sum(1))
+    layout = (keys, values, prefix.mask[used], places, fed.sum(1))
+    if ids.device.type == "cpu":
+        attention = partial(attend_behind, lay_out(*layout))
+    else:
+        attention = partial(attend_packed, pack(*layout))
     positions = (prefix.next_positions[rows, None] + torch.arange(fed.shape[1], device=ids.device))[fed]  # (M,)
     with precision(vlm):
         embeds = vlm.model.get_input_embeddings()(ids[fed])[None]  # (1, M, D)
-        attention = partial(attend_behind, behind)
         return run_layers(vlm.model.model.language_model, embeds, positions.expand(3, 1, -1), attention)[0][0]
 
 
@@ -313,7 +318,16 @@ def _scatter(
 def _token_logprobs(
     vlm: VLM, states: Tensor, ids: Tensor, temperature: float, chunk_floats: int
 ) -> tuple[Tensor, Tensor]:
-    """states (M, D), ids (M,) -> logprobs (M,) and entropy (M,), with a bounded number of logits at a time."""
+    """states (M, D), ids (M,) -> logprobs (M,) and entropy (M,), with a bounded number of logits at a time.
+
+    On a GPU under bf16 autocast those of a micro-batch are kept.
+    """
+    head: Any = vlm.model.lm_head
+    with precision(vlm):
+        if fused.wanted(states.device) and type(head) is nn.Linear and head.bias is None:
+            banned = torch.zeros(len(head.weight), dtype=torch.bool, device=states.device)
+            banned[list(vlm.banned_ids)] = True
+            return fused.chosen_logprobs(states, head.weight, ids, banned, temperature)
 
     def some(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         logprobs = next_logprobs(vlm, states, temperature)  # (m, V)
@@ -338,12 +352,15 @@ def _log_softmax(vlm: VLM, logits: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(logits / temperature if temperature != 1.0 else logits, dim=1)
 
 
-def checkpoint_blocks(model: nn.Module) -> None:
+def checkpoint_blocks(model: Any, which: bool | str = True) -> None:
     """Ask for gradient checkpointing: the forwards of this module keep only the inputs of each block for the backward.
 
-    The library's own switch is not used: it drops the cache that completions continue.
+    Nothing is asked if `which` is False, the vision tower's blocks alone if it is `vision`. The library's own switch
+    is not used: it drops the cache that completions continue.
     """
-    for module in model.modules():
+    if not which:
+        return
+    for module in (model.model.visual if which == "vision" else model).modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.gradient_checkpointing = True
 

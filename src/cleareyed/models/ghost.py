@@ -189,8 +189,7 @@ def ghost_vlm(of: Outline, device: torch.device, spec: ModelSpec | None = None) 
             setattr(module, name, fake[id(parameter)])
         for name, buffer in module.named_buffers(recurse=False):
             module.register_buffer(name, _fake(fakes, buffer, device), persistent=False)
-    if spec.gradient_checkpointing:
-        checkpoint_blocks(model)
+    checkpoint_blocks(model, spec.gradient_checkpointing)
     return VLM(
         name=spec.path,
         model=model.eval(),

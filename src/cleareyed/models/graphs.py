@@ -1,16 +1,19 @@
 """Decoding in steps that never change: buffers of fixed size and no look at a value, captured once as a CUDA graph.
 
 On a GPU a step of a small batch takes longer to launch, kernel by kernel, than to run. A graph is launched at once.
-The functions are those of `Decoder`; on other devices they run eagerly, with the same result.
+Its layers are compiled; on other devices they run eagerly, with the same result.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from cleareyed.models.decode import Decoder, DecoderWeights
+from cleareyed.models.decode import Decoder, DecoderWeights, LayerWeights
 from cleareyed.models.forward import Prefix
+from cleareyed.models.fused import compiled
 
 SPAN = 128
 """Completion tokens that a graph reads more than the one before it: beyond those there are, they are masked."""
@@ -68,10 +71,18 @@ class GraphDecoder(Decoder):
 
     def _run(self, span: int) -> None:
         """One step of all places, from `_fed` and `_at` to `_states`."""
+        w = self.weights
         unseen = torch.zeros(span, dtype=self.own.dtype, device=self._at.device)
         unseen.masked_fill_(self._slots_of_room[:span] > self._at, -torch.inf)
-        angles = self.angles.index_select(0, self._begins + self._at)  # (places, 1, d / 2)
-        self._states.copy_(self._forward(self._fed, angles, self.own[:, :, :, :span], self._at, unseen))
+        turn = self.angles.index_select(0, self._begins + self._at)  # (places, 1, d / 2)
+        angles = (turn.real, turn.imag)
+        heads = (self.prompts, w.query_heads, w.kv_heads)
+        run = compiled(_layer) if self._at.is_cuda else _layer
+        x = F.embedding(self._fed, w.embedding)  # (places, D) float32, the residual stream
+        for index, layer in enumerate(w.layers):
+            past = (self.keys[index], self.values[index], self.padding)
+            x = run(x, layer, past, self.own[index, :, :, :span], angles, self._at, unseen, heads, w.eps, w.activation)
+        self._states.copy_(F.rms_norm(x, x.shape[1:], w.norm, w.eps))
 
     def _captured(self, span: int) -> Any:
         """The step as a graph. It is run before, on a stream of its own: libraries may not load while capturing."""
@@ -84,3 +95,52 @@ class GraphDecoder(Decoder):
         with torch.cuda.graph(graph):
             self._run(span)
         return graph
+
+
+def _layer(
+    x: Tensor,
+    w: LayerWeights,
+    past: tuple[Tensor, Tensor, Tensor | None],
+    own: Tensor,
+    angles: tuple[Tensor, Tensor],
+    at: Tensor,
+    unseen: Tensor,
+    heads: tuple[int, int, int],
+    eps: float,
+    activation: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """A layer of `Decoder` for all n places, in operations that compile well: x (n, D) to x.
+
+    past: the prompts' keys and values (B * Hkv, P, d) and the padding of `Decoder`; own (2, B * Hkv * places, t, d),
+    whose slot `at` (1,) is written; angles: cosines and sines (n, 1, d / 2); heads: B, Hq and Hkv.
+    """
+    keys, values, padding = past
+    dtype, (prompts, queries, shared) = w.qkv.dtype, heads
+    size, places, each = keys.shape[2], len(x) // prompts, queries // shared
+    h = F.linear(_bare_norm(x, eps).to(dtype), w.qkv, w.qkv_bias).view(len(x), -1, size)
+    first, second = h[:, : queries + shared].float().unflatten(2, (-1, 2)).unbind(3)  # (n, Hq + Hkv, d / 2) each
+    cos, sin = angles
+    turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=3).flatten(2).to(dtype)
+    new = torch.stack([turned[:, queries:], h[:, queries + shared :]])  # (2, n, Hkv, d)
+    new = new.view(2, prompts, places, shared, size).transpose(2, 3).reshape(2, -1, 1, size)
+    own.index_copy_(2, at, new)
+    query = turned[:, :queries].reshape(prompts, places, shared, -1).transpose(1, 2)
+    query = query.reshape(-1, places * each, size)  # (B * Hkv, places * Hq / Hkv, d)
+
+    to_prompt = torch.bmm(query, keys.transpose(1, 2))  # (B * Hkv, places * Hq / Hkv, P)
+    if padding is not None:
+        to_prompt = to_prompt + padding
+    to_own = torch.bmm(query.view(-1, each, size), own[0].transpose(1, 2)) + unseen
+    scores = torch.cat([to_prompt, to_own.view(*to_prompt.shape[:2], -1)], dim=2)
+    shares = scores.softmax(dim=2, dtype=torch.float32).to(dtype)
+    length = keys.shape[1]
+    out = torch.bmm(shares[:, :, :length], values).view(-1, each, size)
+    out = out + torch.bmm(shares[:, :, length:].reshape(len(out), each, -1), own[1])
+    out = out.view(prompts, shared, places, -1).transpose(1, 2).reshape(len(x), -1)  # (n, Hq d)
+    x = x + F.linear(out, w.out)
+    gate, up = F.linear(_bare_norm(x, eps).to(dtype), w.gate_up).chunk(2, dim=1)
+    return x + F.linear(activation(gate) * up, w.down)
+
+
+def _bare_norm(x: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + eps)

@@ -8,12 +8,15 @@ backwards of their own, which keep little and make few passes; and the two entri
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from cleareyed.models import fused
 
 Attention = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
 """(attention module, queries (N, Hq, T, d), keys and values (N, Hkv, T, d)) to (N, T, Hq, d)."""
@@ -29,24 +32,28 @@ def run_layers(
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """embeds (N, T, D), positions (3, N, T) -> states (N, T, D) after the last norm; by layer keys and values.
 
+    On a GPU under bf16 autocast the layers are those of `fused`.
+
     Keys (N, Hkv, T, d) are rotated, the entries of each in the order of `pairs`.
     """
     x = embeds.float()  # the residual stream
     cos, sin = language.rotary_emb(x, positions)  # (N, T, d) each, the second half as the first
     half = cos.shape[-1] // 2
-    angles = torch.complex(cos[..., :half], sin[..., :half])[:, :, None]  # (N, T, 1, d / 2)
+    cos, sin = (part[..., :half][:, :, None].contiguous() for part in (cos, sin))  # (N, T, 1, d / 2) each
+    angles = None if fused.wanted(x.device) else torch.complex(cos, sin)
+    run = partial(fused.layer, cos=cos, sin=sin) if angles is None else partial(_layer, angles=angles)
     keys, values = [], []
     for layer in language.layers:
         if layer.gradient_checkpointing and torch.is_grad_enabled():
-            x, key, value = checkpoint(_layer, layer, x, angles, attention, use_reentrant=False)
+            x, key, value = checkpoint(run, layer, x, attention=attention, use_reentrant=False)
         else:
-            x, key, value = _layer(layer, x, angles, attention)
+            x, key, value = run(layer, x, attention=attention)
         keys.append(key)
         values.append(value)
     return language.norm(x), tuple(keys), tuple(values)
 
 
-def _layer(layer: Any, x: Tensor, angles: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
+def _layer(layer: Any, x: Tensor, *, angles: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
     """One layer: x (N, T, D) -> x, keys and values (N, Hkv, T, d)."""
     own, mlp = layer.self_attn, layer.mlp
     size = own.head_dim

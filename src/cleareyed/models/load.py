@@ -65,8 +65,7 @@ def load_vlm(spec: ModelSpec) -> VLM:
     _freeze(model, spec)
     if spec.lora is not None:
         add_adapters(model, spec.lora, spec.path)
-    if spec.gradient_checkpointing:
-        checkpoint_blocks(model)
+    checkpoint_blocks(model, spec.gradient_checkpointing)
     eos_ids, banned_ids = special_ids(model, tokenizer)
     return VLM(
         name=spec.path,

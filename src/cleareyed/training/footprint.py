@@ -251,7 +251,7 @@ def step_flops(recipe: TrainingRecipe, vlm: VLM, prompt: PromptShape) -> float:
     numbers = count_parameters(vlm)
     merge: int = vlm.model.config.vision_config.spatial_merge_size
     patches = sum(high * wide for high, wide in prompt.grids)
-    backward = 3.0 if recipe.model.gradient_checkpointing else 2.0
+    backward = 3.0 if recipe.model.gradient_checkpointing is True else 2.0
     if isinstance(recipe, SftRecipe):
         length = prompt.tokens(merge) + prompt.answer_tokens
         once = numbers.decoder * length + numbers.vision * patches + numbers.head * prompt.answer_tokens

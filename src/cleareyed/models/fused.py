@@ -1,0 +1,198 @@
+"""The language model's layers and the choice of a token on a GPU under bf16 autocast.
+
+What stands between the matrix products is bound by memory there. Each such stretch is one function that torch.compile
+makes one kernel of, forward and backward; what the backward needs is kept in bf16, and the gate's output, the widest
+of a layer, is computed again. Logits are kept in bf16, as the product makes them, and the backward turns them into
+their gradient where they stand. The mathematics is that of `layers` and of a log-softmax, the weights are the model's.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Attention = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
+PIECE = 2**30
+"""Most logits in one tensor, 2 GB in bf16: kernels count them in 32 bits."""
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as one kernel, or few, for sizes that change; made when first called on a GPU."""
+    made: Callable[..., Any] = torch.compile(function, dynamic=True)
+    return made
+
+
+def wanted(device: torch.device) -> bool:
+    """Whether these take the place of the ordinary ones."""
+    return device.type == "cuda" and torch.is_autocast_enabled("cuda")
+
+
+def _run(function: Callable[..., Any], first: Tensor, *rest: Any) -> Any:
+    """Compiled on a GPU; as it stands elsewhere, which is how it is tested without one."""
+    return (compiled(function) if first.is_cuda else function)(first, *rest)
+
+
+def layer(module: Any, x: Tensor, *, cos: Tensor, sin: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
+    """One decoder layer: x (N, T, D) float32, cos and sin (N, T, 1, d / 2) -> x, keys and values (N, Hkv, T, d).
+
+    The entries of queries and keys are in the order of `layers.pairs`.
+    """
+    own, mlp = module.self_attn, module.mlp
+    h = normed(x, module.input_layernorm)
+    query, key, value = (part(h).unflatten(-1, (-1, own.head_dim)) for part in (own.q_proj, own.k_proj, own.v_proj))
+    query, key = (_Turned.apply(part, cos, sin) for part in (query, key))  # type: ignore[no-untyped-call]
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    x = x + own.o_proj(attention(own, query, key, value).flatten(2))
+    h = normed(x, module.post_attention_layernorm)
+    gate, up = mlp.gate_proj(h), mlp.up_proj(h)
+    down = mlp.down_proj
+    if type(down) is nn.Linear and down.bias is None and mlp.config.hidden_act == "silu":
+        return x + _GatedDown.apply(gate, up, down.weight.to(gate.dtype)), key, value  # type: ignore[no-untyped-call]
+    return x + down(mlp.act_fn(gate) * up), key, value
+
+
+def normed(x: Tensor, norm: Any) -> Tensor:
+    """RMS norm of x (..., D) float32, in bf16."""
+    result: Tensor = _Normed.apply(x, norm.weight, norm.variance_epsilon)  # type: ignore[no-untyped-call]
+    return result
+
+
+def chosen_logprobs(
+    states: Tensor, weight: Tensor, ids: Tensor, banned: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of tokens and entropies, both (M,) float32 in nats, the latter without a graph.
+
+    states (M, D), weight (V, D), ids (M,), banned (V,) bool: tokens that are never drawn.
+    """
+    half = weight.to(torch.bfloat16)
+    size = max(1, PIECE // len(weight))
+    pieces = [
+        _Chosen.apply(part, half, targets, banned, temperature)  # type: ignore[no-untyped-call]
+        for part, targets in zip(states.to(torch.bfloat16).split(size), ids.split(size), strict=True)
+    ]
+    return torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
+
+
+# Each operation with a backward of its own, and the stretches that are compiled
+
+
+class _Normed(torch.autograd.Function):
+    """x (..., D) float32, weight (D,) -> (..., D) bf16."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        result, scale = _run(_norm, x, weight, eps)
+        ctx.save_for_backward(x, weight, scale)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        return *_run(_norm_back, grads[0], x, weight, scale), None
+
+
+def _norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return (x * scale * weight).to(torch.bfloat16), scale
+
+
+def _norm_back(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    grad, bare = grad.float(), x * scale
+    inner = grad * weight
+    dx = (inner - bare * (inner * bare).mean(-1, keepdim=True)) * scale
+    return dx, (grad * bare).flatten(0, -2).sum(0)
+
+
+class _Turned(torch.autograd.Function):
+    """Heads (N, T, H, d) turned by their angles; entry i and i + d/2 come to stand side by side."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        result: Tensor = _run(_turn, heads, cos, sin)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _run(_turn_back, grads[0], *ctx.saved_tensors), None, None
+
+
+def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = heads.float().chunk(2, dim=-1)
+    both = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return both.flatten(-2).to(heads.dtype)
+
+
+def _turn_back(grad: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = grad.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.cat([first * cos + second * sin, second * cos - first * sin], dim=-1).to(grad.dtype)
+
+
+class _GatedDown(torch.autograd.Function):
+    """gate and up (..., I), weight (D, I) -> (silu(gate) up) weight^T, of which the product is not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up, weight)
+        return F.linear(_run(_gate, gate, up), weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gate, up, weight = ctx.saved_tensors
+        inner = grads[0] @ weight
+        product, to_gate, to_up = _run(_gate_back, inner, gate, up)
+        return to_gate, to_up, grads[0].flatten(0, -2).T @ product.flatten(0, -2)
+
+
+def _gate(gate: Tensor, up: Tensor) -> Tensor:
+    return (F.silu(gate.float()) * up.float()).to(gate.dtype)
+
+
+def _gate_back(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    kind, grad, gate, up = gate.dtype, grad.float(), gate.float(), up.float()
+    share = torch.sigmoid(gate)
+    open_ = gate * share
+    slope = share * (1 + gate - open_)
+    return (open_ * up).to(kind), (grad * up * slope).to(kind), (grad * open_).to(kind)
+
+
+class _Chosen(torch.autograd.Function):
+    """states (M, D) and weight (V, D) bf16, ids (M,), banned (V,) -> logprobs and entropy (M,)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, ids: Tensor, banned: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        logits = F.linear(states, weight)
+        height, logprobs, entropy = _run(_choice, logits, ids, banned, temperature)
+        ctx.save_for_backward(states, weight, logits, height, ids, banned)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, logits, height, ids, banned = ctx.saved_tensors
+        _run(_to_gradient_, logits, height, ids, banned, grads[0], ctx.temperature)
+        return logits @ weight, logits.T @ states, None, None, None
+
+
+def _choice(logits: Tensor, ids: Tensor, banned: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    heights = (logits.float() / temperature).masked_fill(banned, -torch.inf)
+    height = torch.logsumexp(heights, dim=1)  # (M,)
+    logprobs = heights - height[:, None]
+    entropy = -(logprobs.exp() * logprobs.masked_fill(banned, 0.0)).sum(1)
+    return height, heights.gather(1, ids[:, None])[:, 0] - height, entropy
+
+
+def _to_gradient_(
+    logits: Tensor, height: Tensor, ids: Tensor, banned: Tensor, grad: Tensor, temperature: float
+) -> None:
+    """Logits (M, V) become their gradient, in place."""
+    shares = torch.exp((logits.float() / temperature).masked_fill(banned, -torch.inf) - height[:, None])
+    hit = torch.arange(logits.shape[1], device=ids.device) == ids[:, None]
+    logits.copy_((hit.float() - shares) * (grad / temperature)[:, None])

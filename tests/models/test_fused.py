@@ -1,0 +1,84 @@
+"""The GPU's functions on a CPU, eagerly: the same mathematics, in bf16 where a GPU has it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import batch, gradients, tiny_qwen2_vl
+from torch.nn import functional as F
+
+from cleareyed.models import fused
+from cleareyed.models.forward import checkpoint_blocks, continuation_logprobs, run_prefix
+
+
+def relative(found, wanted):
+    return ((found.float() - wanted).norm() / wanted.norm()).item()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_logprobs_and_gradients_stray_no_further_than_those_of_the_ordinary_layers_in_bf16(monkeypatch, checkpointing):
+    exact, half = tiny_qwen2_vl(), replace(tiny_qwen2_vl(), autocast=True)
+    prompts, rows, ids, mask, weights = batch(exact)
+    if checkpointing:
+        checkpoint_blocks(half.model)
+
+    def run(vlm):
+        logprobs, entropy = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask, 0.7)
+        return logprobs.detach(), entropy, gradients(vlm, (logprobs * weights).sum())
+
+    truth, ordinary = run(exact), run(half)
+    monkeypatch.setattr(fused, "wanted", lambda device: torch.is_autocast_enabled("cpu"))
+    monkeypatch.setattr(fused, "PIECE", 5 * 320)
+    found = run(half)
+    assert not torch.equal(found[0], ordinary[0])  # it did go another way
+    for part in (0, 1):
+        assert relative(found[part], truth[part]) < 1.5 * relative(ordinary[part], truth[part]) + 1e-3
+    for name, gradient in truth[2].items():
+        assert relative(found[2][name], gradient) < 1.5 * relative(ordinary[2][name], gradient) + 1e-2, name
+
+
+def test_each_backward_is_that_of_the_plain_formula():
+    torch.manual_seed(0)
+    x, weight = torch.randn(5, 7, 16, requires_grad=True), torch.rand(16, requires_grad=True)
+    gate, up = (torch.randn(5, 7, 16, requires_grad=True) for _ in range(2))
+    down = torch.randn(4, 16, requires_grad=True)
+    angle = torch.randn(5, 7, 1, 4)
+    heads = torch.randn(5, 7, 2, 8, requires_grad=True)
+
+    def gradients_of(loss, *inputs):
+        return torch.autograd.grad(loss, inputs)
+
+    pull = torch.randn(5, 7, 16)
+    found = gradients_of((fused._Normed.apply(x, weight, 1e-6).float() * pull).sum(), x, weight)
+    plain = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight
+    for one, other in zip(found, gradients_of((plain * pull).sum(), x, weight), strict=True):
+        assert relative(one, other) < 1e-2
+
+    pull = torch.randn(5, 7, 4)
+    found = gradients_of((fused._GatedDown.apply(gate, up, down) * pull).sum(), gate, up, down)
+    plain = F.linear(F.silu(gate) * up, down)
+    for one, other in zip(found, gradients_of((plain * pull).sum(), gate, up, down), strict=True):
+        assert relative(one, other) < 1e-5
+
+    turned = fused._Turned.apply(heads, angle.cos(), angle.sin())
+    plain = torch.view_as_complex(torch.stack(heads.chunk(2, -1), -1)) * torch.polar(torch.ones(()), angle)
+    plain = torch.view_as_real(plain).flatten(-2)
+    assert torch.allclose(turned, plain, atol=1e-6)
+    pull = torch.randn(5, 7, 2, 8)
+    [one], [other] = gradients_of((turned * pull).sum(), heads), gradients_of((plain * pull).sum(), heads)
+    assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_logprobs_of_tokens_are_those_of_a_log_softmax():
+    torch.manual_seed(0)
+    states, weight = (torch.randn(9, 16) * 0.5).requires_grad_(), torch.randn(50, 16, requires_grad=True)
+    ids, banned, pull = torch.randint(10, 50, (9,)), torch.arange(50) < 10, torch.randn(9)
+    logprobs, entropy = fused.chosen_logprobs(states, weight, ids, banned, 0.7)
+    exact = torch.log_softmax((F.linear(states, weight) / 0.7).masked_fill(banned, -torch.inf), 1)
+    assert relative(logprobs, exact.gather(1, ids[:, None])[:, 0]) < 1e-2
+    assert relative(entropy, -(exact.exp() * exact.masked_fill(banned, 0)).sum(1)) < 1e-2
+    found = torch.autograd.grad((logprobs * pull).sum(), (states, weight))
+    plain = torch.autograd.grad((exact.gather(1, ids[:, None])[:, 0] * pull).sum(), (states, weight))
+    for one, other in zip(found, plain, strict=True):
+        assert relative(one, other) < 2e-2
+    assert not found[1][:10].any()
