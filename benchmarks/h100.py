@@ -3,7 +3,7 @@
     python benchmarks/h100.py --json benchmarks/results/h100.json
 
 The weights are random, which changes nothing about speed or memory, and every completion has the full length. With
-`--trl-python` TRL's GRPOTrainer does the same step, once for each of the `--trl` settings, the fastest of which counts.
+`--trl-python` TRL's GRPOTrainer does the same step, once with each `--trl` setting; the fastest counts.
 `--tiny` runs all of it in seconds on a CPU, with a small model.
 
 FLOPs of one forward: 2 for each weight of a linear layer and each token that passes it; for attention 4 A for each

@@ -66,7 +66,6 @@ def test_the_effective_weight_is_that_of_a_peft_layer():
 def test_steps_give_the_plain_forwards_logprobs_while_rows_and_prompts_leave(build, kind, monkeypatch):
     """Any tokens, forced on a batch that is thinned out unevenly, also to places with nobody in them."""
     monkeypatch.setattr("cleareyed.models.decode.BLOCK", 2)
-    monkeypatch.setattr("cleareyed.models.graphs.SPAN", 2)
     vlm = adapted(build())
     prompts, group, length = prompts_of(vlm), 4, 7
     generator = torch.Generator().manual_seed(1)
@@ -137,7 +136,6 @@ def test_greedy_sampling_through_fixed_steps_is_that_through_growing_ones(monkey
     vlm = replace(vlm, eos_ids=(common,))
     expected = drawn(vlm)
     assert len({len(one.ids) for one in expected}) > 1
-    monkeypatch.setattr("cleareyed.models.graphs.SPAN", 2)
     monkeypatch.setattr("cleareyed.models.sample.Decoder", GraphDecoder)
     for one, other in zip(drawn(vlm), expected, strict=True):
         assert one.ids == other.ids

@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -203,3 +204,38 @@ def test_a_prefix_with_a_graph_can_be_continued():
 
 def test_nothing_asked_nothing_drawn():
     assert sample(tiny_qwen2_vl(), [], SamplingParams(max_tokens=5), seeded()) == []
+
+
+def test_a_large_vocabulary_is_searched_by_blocks_to_the_same_token():
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.rand(40, 2 * sampling.BLOCK**2 + 7, generator=generator, dtype=torch.float64) ** 8
+    shares[:, ::3] = 0  # never drawn
+    shares[:20, : sampling.BLOCK * 100] = 0  # whole blocks as well
+    shares = (shares / shares.sum(1, keepdim=True)).float()
+    uniform = torch.cat(
+        [torch.rand(38, 1, generator=generator, dtype=torch.float64), torch.tensor([[0.0], [1 - 1e-16]])]
+    )
+    found = sampling._inverse(shares, uniform)[:, 0]
+    heights = shares.cumsum(1, dtype=torch.float64)
+    plain = torch.searchsorted(heights, uniform * (1 - 1e-12) * heights[:, -1:], right=True)[:, 0]
+    assert torch.equal(found, plain)
+    assert (shares.gather(1, found[:, None]) > 0).all()
+
+
+def test_who_has_finished_is_seen_later_without_a_difference(monkeypatch):
+    """On a GPU only every few steps are looked at."""
+    vlm = tiny_qwen2_vl()
+    prompts = ask(vlm)
+
+    def drawn():
+        return sample(vlm, prompts, SamplingParams(30, 1.0, 5), torch.Generator().manual_seed(2))
+
+    spoken = [token for group in drawn() for one in group for token in one.ids]
+    vlm = replace(vlm, eos_ids=tuple(token for token, _ in Counter(spoken).most_common(12)[4:]))
+    expected = drawn()
+    assert len({len(one.ids) for group in expected for one in group}) > 3
+    monkeypatch.setitem(sampling.LOOK_EVERY, "cpu", 7)
+    for group, others in zip(drawn(), expected, strict=True):
+        for one, other in zip(group, others, strict=True):
+            assert one.ids == other.ids and one.finish == other.finish and one.text == other.text
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)

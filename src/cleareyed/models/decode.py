@@ -164,12 +164,10 @@ class Decoder:
         self.length += 1
         return states
 
-    def _forward(
-        self, ids: Tensor, angles: Tensor, own: Tensor, at: Tensor | None = None, unseen: Tensor | None = None
-    ) -> Tensor:
-        """States (n, D) after ids (n,), whose keys and values are written to own (L, 2, B * Hkv * places, t, d).
+    def _forward(self, ids: Tensor, angles: Tensor, own: Tensor) -> Tensor:
+        """States (n, D) after ids (n,).
 
-        They go to the slot at (1,), else to the last one. unseen (t,) is -inf on slots that hold nothing yet.
+        Their keys and values are written to the last slot of own (L, 2, B * Hkv * places, t, d).
         """
         w, eps = self.weights, self.weights.eps
         dtype, size = w.head.dtype, [w.embedding.shape[1]]
@@ -180,18 +178,18 @@ class Decoder:
             heads = h.view(len(x), rotated + w.kv_heads, w.head_size)
             # Queries and keys, (n, Hq + Hkv, d / 2): each pair of entries is a complex number.
             torch.view_as_complex(heads[:, :rotated].view(len(x), rotated, -1, 2)).mul_(angles)
-            h = self._attention(heads, index, own[index], at, unseen)
+            h = self._attention(heads, index, own[index])
             x = _add_product(x, h, layer.out)
             h = F.linear(F.rms_norm(x, size, eps=eps).to(dtype), layer.gate_up)
             gate, up = h.chunk(2, dim=1)
             x = _add_product(x, w.activation(gate).mul_(up), layer.down)
         return F.rms_norm(x, size, w.norm, eps)
 
-    def _attention(self, heads: Tensor, layer: int, own: Tensor, at: Tensor | None, unseen: Tensor | None) -> Tensor:
+    def _attention(self, heads: Tensor, layer: int, own: Tensor) -> Tensor:
         """Softmax attention of each row to its prompt and its own tokens, the newest included.
 
         heads (n, Hq + 2 Hkv, d) float32: queries, keys, values of the new tokens; own (2, B * Hkv * places, t, d),
-        whose slot `at` (the last if None) is written here. Returns (n, Hq d).
+        whose last slot is written here. Returns (n, Hq d).
         """
         w = self.weights
         full = len(heads) == self.prompts * self.places
@@ -201,20 +199,15 @@ class Decoder:
         shared = w.query_heads // w.kv_heads
         queries = heads[:, : w.query_heads].view(self.prompts, self.places, w.kv_heads, -1)
         new = heads[:, w.query_heads :].view(self.prompts, self.places, 2, w.kv_heads, -1).permute(2, 0, 3, 1, 4)
-        if at is None:
-            own[:, :, -1].view(2, self.prompts, w.kv_heads, self.places, -1).copy_(new)
-        else:
-            own.index_copy_(2, at, new.reshape(2, -1, 1, w.head_size).to(own.dtype))
-        queries = queries.transpose(1, 2).reshape(-1, self.places * shared, w.head_size).to(own.dtype)
+        own[:, :, -1].view(2, self.prompts, w.kv_heads, self.places, -1).copy_(new)
+        queries = queries.transpose(1, 2).reshape(-1, self.places * shared, w.head_size)
 
         to_prompt = torch.bmm(queries, self.keys[layer].transpose(1, 2))  # (B * Hkv, places * shared, P)
         if self.padding is not None:
             to_prompt += self.padding
         to_own = torch.bmm(queries.view(-1, shared, w.head_size), own[0].transpose(1, 2))
-        if unseen is not None:
-            to_own += unseen
         scores = torch.cat([to_prompt, to_own.view(*to_prompt.shape[:2], -1)], dim=2)
-        shares = scores.softmax(dim=2, dtype=torch.float32).to(own.dtype)
+        shares = scores.softmax(dim=2)
         length = to_prompt.shape[2]
         out = torch.bmm(shares[:, :, :length], self.values[layer])  # (B * Hkv, places * shared, d)
         out = out.view(-1, shared, w.head_size)
@@ -230,7 +223,7 @@ class Decoder:
 
     def keep(self, stay: Tensor) -> None:
         """Only the rows `stay` (n',), in ascending order, are carried on; prompts without a row are let go."""
-        kv_heads, prompt = self.weights.kv_heads, self.prompt[stay]
+        prompt = self.prompt[stay]
         counts = torch.bincount(prompt, minlength=self.prompts)  # (B,)
         left = counts.nonzero()[:, 0]  # (B',)
         places = int(counts.max())
@@ -240,8 +233,16 @@ class Decoder:
         # A place with nobody in it may hold anything finite: it takes what stands in the first of its prompt.
         source = (left * self.places).repeat_interleave(places)  # (B' * places,)
         source[slots] = self.slots[stay]
-        heads = torch.arange(kv_heads, device=stay.device)[:, None]
-        column, line = (source % self.places).view(-1, 1, places), (source // self.places).view(-1, 1, places)
+        self._take(left, source.view(len(left), places))
+        self.position = self.position[stay]
+        self.live, self.slots = self.live[stay], slots
+        self.prompts, self.places = len(left), places
+
+    def _take(self, left: Tensor, source: Tensor) -> None:
+        """Keep the keys and values of the prompts `left` (B',) and of the places `source` (B', places)."""
+        kv_heads = self.weights.kv_heads
+        heads = torch.arange(kv_heads, device=left.device)[:, None]
+        column, line = (source % self.places)[:, None], (source // self.places)[:, None]  # (B', 1, places)
         self.own = self.own.index_select(2, ((line * kv_heads + heads) * self.places + column).flatten())
         if len(left) < self.prompts:
             rows = (left[:, None] * kv_heads + heads.T).flatten()
@@ -249,9 +250,6 @@ class Decoder:
             self.values = [part.index_select(0, rows) for part in self.values]
             if self.padding is not None:
                 self.padding = self.padding[rows]
-        self.position = self.position[stay]
-        self.live, self.slots = self.live[stay], slots
-        self.prompts, self.places = len(left), places
 
     def _make_room(self) -> None:
         slots = min(max(BLOCK, self.length // 4), self.max_tokens - self.length)

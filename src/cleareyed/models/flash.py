@@ -135,3 +135,24 @@ def _flash_back(
 ) -> tuple[Tensor, Tensor, Tensor]:
     sizes = queries.starts, keys.starts, queries.longest, keys.longest
     return _backward(gradient, q, k, v, output, height, *sizes, 0.0, causal, *state)
+
+
+def attend_used(query: Tensor, keys: Tensor, values: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of each of G groups of queries (G, R, H, d) to the first used (G,) of its keys (G, K, H, d), unscaled.
+
+    Returns the output (G * R, H, d) and the log-sum-exps (H, G * R) float32. No value is looked at, so that a CUDA
+    graph can hold it; in another precision than bf16, or on a CPU, it is computed plainly.
+    """
+    groups, rows, _, _ = query.shape
+    if query.is_cuda and query.dtype == torch.bfloat16:
+        starts = torch.arange(groups + 1, dtype=torch.int32, device=query.device)
+        flat = (part.flatten(0, 1) for part in (query, keys, values))
+        places = (starts * rows, starts * keys.shape[1], rows, keys.shape[1])
+        output, height, *_ = _forward(*flat, *places, 0.0, False, return_debug_mask=False, scale=1.0, seqused_k=used)
+        return output, height
+    scores = torch.einsum("grhd,gkhd->hgrk", query, keys).float()
+    unseen = torch.arange(keys.shape[1], device=used.device) >= used[:, None]  # (G, K)
+    scores = scores.masked_fill(unseen[:, None], -torch.inf)
+    shares = scores.softmax(3).to(values.dtype)
+    output = torch.einsum("hgrk,gkhd->grhd", shares, values)
+    return output.flatten(0, 1), scores.logsumexp(3).flatten(1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLVisionBlock
 
 from cleareyed.errors import InputError
 from cleareyed.models import fused
@@ -284,7 +285,7 @@ def image_features(vlm: VLM, prompts: Sequence[EncodedPrompt]) -> Features:
     with (
         torch.set_grad_enabled(torch.is_grad_enabled() and trains_vision(vlm)),
         precision(vlm),
-        _checkpointed(vlm),
+        _own_blocks(vlm, torch.cat(grids)),
     ):
         model: Any = vlm.model
         images = model.get_image_features(pixels, torch.cat(grids).to(vlm.device), return_dict=True).pooler_output
@@ -366,20 +367,31 @@ def checkpoint_blocks(model: Any, which: bool | str = True) -> None:
 
 
 @contextmanager
-def _checkpointed(vlm: VLM) -> Iterator[None]:
-    """Run the vision tower's blocks that ask for it under checkpointing."""
+def _own_blocks(vlm: VLM, grids: Tensor) -> Iterator[None]:
+    """Run the vision tower's blocks under checkpointing where they ask for it, and where `fused` has them as its.
+
+    grids (images, 3): frames, rows and columns of each, in patches.
+    """
     model: Any = vlm.model
-    blocks = [
-        module
-        for module in (model.model.visual.modules() if torch.is_grad_enabled() else ())
-        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
-    ]
-    for block in blocks:
+    tower = model.model.visual
+    fuse = fused.wanted(vlm.device) and all(type(block) is Qwen2VLVisionBlock for block in tower.blocks)
+    lengths = torch.repeat_interleave(grids[:, 1] * grids[:, 2], grids[:, 0]).tolist()
+
+    def fused_block(block: Any, x: Tensor, cu_seqlens: Tensor, position_embeddings: Any, **_: Any) -> Tensor:
+        return fused.vision_block(block, x, cu_seqlens, position_embeddings, lengths)
+
+    changed = []
+    for block in tower.blocks:
+        saving = block.gradient_checkpointing and torch.is_grad_enabled()
+        if not (saving or fuse):
+            continue
+        forward = partial(fused_block, block) if fuse else block.forward
+        changed.append((block, block.gradient_checkpointing))
         block.gradient_checkpointing = False
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = partial(checkpoint, forward, use_reentrant=False) if saving else forward
     try:
         yield
     finally:
-        for block in blocks:
+        for block, asked in changed:
             del block.forward
-            block.gradient_checkpointing = True
+            block.gradient_checkpointing = asked

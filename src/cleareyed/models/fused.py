@@ -1,4 +1,4 @@
-"""The language model's layers and the choice of a token on a GPU under bf16 autocast.
+"""The model's layers and the choice of a token on a GPU under bf16 autocast.
 
 What stands between the matrix products is bound by memory there. Each such stretch is one function that torch.compile
 makes one kernel of, forward and backward; what the backward needs is kept in bf16, and the gate's output, the widest
@@ -31,7 +31,7 @@ def wanted(device: torch.device) -> bool:
     return device.type == "cuda" and torch.is_autocast_enabled("cuda")
 
 
-def _run(function: Callable[..., Any], first: Tensor, *rest: Any) -> Any:
+def run(function: Callable[..., Any], first: Tensor, *rest: Any) -> Any:
     """Compiled on a GPU; as it stands elsewhere, which is how it is tested without one."""
     return (compiled(function) if first.is_cuda else function)(first, *rest)
 
@@ -44,20 +44,46 @@ def layer(module: Any, x: Tensor, *, cos: Tensor, sin: Tensor, attention: Attent
     own, mlp = module.self_attn, module.mlp
     h = normed(x, module.input_layernorm)
     query, key, value = (part(h).unflatten(-1, (-1, own.head_dim)) for part in (own.q_proj, own.k_proj, own.v_proj))
-    query, key = (_Turned.apply(part, cos, sin) for part in (query, key))  # type: ignore[no-untyped-call]
+    query, key = (_apply(_Turned, part, cos, sin) for part in (query, key))
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     x = x + own.o_proj(attention(own, query, key, value).flatten(2))
     h = normed(x, module.post_attention_layernorm)
     gate, up = mlp.gate_proj(h), mlp.up_proj(h)
     down = mlp.down_proj
     if type(down) is nn.Linear and down.bias is None and mlp.config.hidden_act == "silu":
-        return x + _GatedDown.apply(gate, up, down.weight.to(gate.dtype)), key, value  # type: ignore[no-untyped-call]
+        return x + _apply(_GatedDown, gate, up, down.weight.to(gate.dtype)), key, value
     return x + down(mlp.act_fn(gate) * up), key, value
+
+
+def vision_block(
+    module: Any, x: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], lengths: list[int]
+) -> Tensor:
+    """A block of Qwen2-VL's vision tower (arXiv 2409.12191, section 2.1): x (S, D) float32 of images in a row.
+
+    cu_seqlens: where each begins, `lengths` their patches; position_embeddings: cosines and sines (S, d) each.
+    """
+    own, mlp = module.attn, module.mlp
+    cos, sin = (part.float().chunk(2, dim=-1)[0][:, None] for part in position_embeddings)  # (S, 1, d / 2) each
+    h = own.qkv(_apply(_LayerNormed, x, module.norm1.weight, module.norm1.bias, module.norm1.eps))
+    heads = h.unflatten(-1, (3 * own.num_heads, -1))  # (S, 3 H, d)
+    turned = _apply(_Turned, heads[:, : 2 * own.num_heads], cos, sin)
+    query, key = turned.chunk(2, dim=1)
+    value = heads[:, 2 * own.num_heads :]
+    if len(set(lengths)) == 1:
+        pieces = [[part.unflatten(0, (len(lengths), -1)).transpose(1, 2) for part in (query, key, value)]]
+    else:
+        split = (part.split(lengths) for part in (query, key, value))
+        pieces = [[part[None].transpose(1, 2) for part in three] for three in zip(*split, strict=True)]
+    out = [F.scaled_dot_product_attention(*three).transpose(1, 2).flatten(0, 1) for three in pieces]
+    x = x + own.proj(torch.cat(out).flatten(1) if len(out) > 1 else out[0].flatten(1))
+    h = mlp.fc1(_apply(_LayerNormed, x, module.norm2.weight, module.norm2.bias, module.norm2.eps))
+    result: Tensor = x + mlp.fc2(_apply(_QuickGelu, h))
+    return result
 
 
 def normed(x: Tensor, norm: Any) -> Tensor:
     """RMS norm of x (..., D) float32, in bf16."""
-    result: Tensor = _Normed.apply(x, norm.weight, norm.variance_epsilon)  # type: ignore[no-untyped-call]
+    result: Tensor = _apply(_Normed, x, norm.weight, norm.variance_epsilon)
     return result
 
 
@@ -71,10 +97,14 @@ def chosen_logprobs(
     half = weight.to(torch.bfloat16)
     size = max(1, PIECE // len(weight))
     pieces = [
-        _Chosen.apply(part, half, targets, banned, temperature)  # type: ignore[no-untyped-call]
+        _apply(_Chosen, part, half, targets, banned, temperature)
         for part, targets in zip(states.to(torch.bfloat16).split(size), ids.split(size), strict=True)
     ]
     return torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
+
+
+def _apply(kind: Any, *given: Any) -> Any:
+    return kind.apply(*given)
 
 
 # Each operation with a backward of its own, and the stretches that are compiled
@@ -85,14 +115,15 @@ class _Normed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        result, scale = _run(_norm, x, weight, eps)
+        result: Tensor
+        result, scale = run(_norm, x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
         return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
-        return *_run(_norm_back, grads[0], x, weight, scale), None
+        return *run(_norm_back, grads[0], x, weight, scale), None
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -107,18 +138,73 @@ def _norm_back(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[
     return dx, (grad * bare).flatten(0, -2).sum(0)
 
 
+class _LayerNormed(torch.autograd.Function):
+    """x (S, D) float32, weight and bias (D,) -> (S, D) bf16."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        result: Tensor
+        result, middle, scale = run(_layer_norm, x, weight, bias, eps)
+        ctx.save_for_backward(x, weight, middle, scale)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return *run(_layer_norm_back, grads[0], *ctx.saved_tensors), None
+
+
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    middle = x.mean(-1, keepdim=True)
+    scale = torch.rsqrt((x - middle).square().mean(-1, keepdim=True) + eps)
+    return ((x - middle) * scale * weight + bias).to(torch.bfloat16), middle, scale
+
+
+def _layer_norm_back(
+    grad: Tensor, x: Tensor, weight: Tensor, middle: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad, bare = grad.float(), (x - middle) * scale
+    inner = grad * weight
+    dx = (inner - inner.mean(-1, keepdim=True) - bare * (inner * bare).mean(-1, keepdim=True)) * scale
+    return dx, (grad * bare).sum(0), grad.sum(0)
+
+
+class _QuickGelu(torch.autograd.Function):
+    """x sigmoid(1.702 x)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        result: Tensor = run(_quick_gelu, x)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        result: Tensor = run(_quick_gelu_back, grads[0], *ctx.saved_tensors)
+        return result
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return (x.float() * torch.sigmoid(1.702 * x.float())).to(x.dtype)
+
+
+def _quick_gelu_back(grad: Tensor, x: Tensor) -> Tensor:
+    wide = x.float()
+    share = torch.sigmoid(1.702 * wide)
+    return (grad.float() * share * (1 + 1.702 * wide * (1 - share))).to(x.dtype)
+
+
 class _Turned(torch.autograd.Function):
-    """Heads (N, T, H, d) turned by their angles; entry i and i + d/2 come to stand side by side."""
+    """Heads (..., H, d) turned by their angles; entry i and i + d/2 come to stand side by side."""
 
     @staticmethod
     def forward(ctx: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        result: Tensor = _run(_turn, heads, cos, sin)
+        result: Tensor = run(_turn, heads, cos, sin)
         return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _run(_turn_back, grads[0], *ctx.saved_tensors), None, None
+        return run(_turn_back, grads[0], *ctx.saved_tensors), None, None
 
 
 def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -138,13 +224,13 @@ class _GatedDown(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up, weight)
-        return F.linear(_run(_gate, gate, up), weight)
+        return F.linear(run(_gate, gate, up), weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gate, up, weight = ctx.saved_tensors
         inner = grads[0] @ weight
-        product, to_gate, to_up = _run(_gate_back, inner, gate, up)
+        product, to_gate, to_up = run(_gate_back, inner, gate, up)
         return to_gate, to_up, grads[0].flatten(0, -2).T @ product.flatten(0, -2)
 
 
@@ -168,7 +254,7 @@ class _Chosen(torch.autograd.Function):
         ctx: Any, states: Tensor, weight: Tensor, ids: Tensor, banned: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         logits = F.linear(states, weight)
-        height, logprobs, entropy = _run(_choice, logits, ids, banned, temperature)
+        height, logprobs, entropy = run(_choice, logits, ids, banned, temperature)
         ctx.save_for_backward(states, weight, logits, height, ids, banned)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)
@@ -177,7 +263,7 @@ class _Chosen(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, logits, height, ids, banned = ctx.saved_tensors
-        _run(_to_gradient_, logits, height, ids, banned, grads[0], ctx.temperature)
+        run(_to_gradient_, logits, height, ids, banned, grads[0], ctx.temperature)
         return logits @ weight, logits.T @ states, None, None, None
 
 

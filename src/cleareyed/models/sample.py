@@ -4,12 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cleareyed.models.decode import Decoder, decoder_weights
 from cleareyed.models.forward import Prefix, run_prefix
 from cleareyed.models.graphs import GraphDecoder
 from cleareyed.models.vlm import VLM, Completion, EncodedPrompt, Progress, SamplingParams
 
+BLOCK = 128
+"""Tokens that are summed up together where the vocabulary is large."""
+LOOK_EVERY = {"cuda": 8}
+"""Steps after which is seen who has finished, if not each: looking makes a GPU wait."""
 COMPACT_AT = 1 / 8
 """Finished rows leave the batch when they are this share of it."""
 
@@ -68,25 +73,37 @@ def _decode(
     ends[list(vlm.eos_ids)] = True
     over = torch.zeros(total, dtype=torch.bool, device=device)  # (n,) rows that have finished but not left
     waiting = 0  # how many those are
+    every, seen = LOOK_EVERY.get(device.type, 1), 0  # steps whose tokens have been looked at
     logits = decoder.logits(prefix.hidden)[decoder.prompt]  # (n, V)
     for step in range(params.max_tokens):
         chosen, scores = _choose(logits, params.temperature, generator, decoder.live, total)
         ids[step, decoder.live], logprobs[step, decoder.live] = chosen, scores
-        ended = ends[chosen] & ~over
-        done = decoder.live[ended]
-        if len(done):
-            yield _completions(vlm, done, ids[: step + 1], logprobs[: step + 1], "stop")
-            over |= ended
-            waiting += len(done)
-            if waiting == len(over):
+        last = step + 1 == params.max_tokens
+        if last or step + 1 - seen == every:
+            ending = ends[ids[seen : step + 1, decoder.live]]  # (steps, n)
+            ended = ending.any(0) & ~over
+            lengths = seen + 1 + ending.byte().argmax(0)  # (n,)
+            done = {
+                number: completion
+                for length in lengths[ended].unique().tolist()
+                for number, completion in _completions(
+                    vlm, decoder.live[ended & (lengths == length)], ids[:length], logprobs[:length], "stop"
+                ).items()
+            }
+            seen = step + 1
+            if done:
+                yield done
+                over |= ended
+                waiting += len(done)
+                if waiting == len(over):
+                    return
+            if last:
+                yield _completions(vlm, decoder.live[~over], ids, logprobs, "length")
                 return
-        if step + 1 == params.max_tokens:
-            yield _completions(vlm, decoder.live[~over], ids, logprobs, "length")
-            return
-        if waiting and waiting >= COMPACT_AT * len(over):
-            stay = (~over).nonzero()[:, 0]
-            decoder.keep(stay)
-            chosen, over, waiting = chosen[stay], over[stay], 0
+            if waiting and waiting >= COMPACT_AT * len(over):
+                stay = (~over).nonzero()[:, 0]
+                decoder.keep(stay)
+                chosen, over, waiting = chosen[stay], over[stay], 0
         logits = decoder.logits(decoder.step(chosen))
 
 
@@ -104,11 +121,28 @@ def _choose(
     else:
         shares = (logits.div_(temperature) if temperature != 1.0 else logits).softmax(dim=1)  # (n, V)
         uniform = torch.rand(total, generator=generator, dtype=torch.float64, device=generator.device).to(live.device)
-        heights = shares.cumsum(1, dtype=torch.float64)  # (n, V)
-        # Strictly below the last height, and to the right of equal ones: a token of probability 0 is never drawn.
-        levels = uniform[live, None] * (1 - 1e-12) * heights[:, -1:]
-        chosen = torch.searchsorted(heights, levels, right=True)  # (n, 1)
+        chosen = _inverse(shares, uniform[live, None])  # (n, 1)
     return chosen[:, 0], shares.gather(1, chosen)[:, 0].log_()
+
+
+def _inverse(shares: Tensor, uniform: Tensor) -> Tensor:
+    """The tokens (n, 1) at which the sums of shares (n, V) rise above uniform (n, 1), in [0, 1).
+
+    Of a large vocabulary the blocks are summed first, and only one is looked at token by token.
+    """
+    if shares.shape[1] >= 2 * BLOCK**2:
+        blocks = F.pad(shares, (0, -shares.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # (n, V / BLOCK, BLOCK)
+        heights = blocks.sum(2, dtype=torch.float64).cumsum(1)  # (n, V / BLOCK)
+        levels = uniform * (1 - 1e-12) * heights[:, -1:]
+        block = torch.searchsorted(heights, levels, right=True)  # (n, 1)
+        below = F.pad(heights, (1, 0)).gather(1, block)
+        inside = blocks.take_along_dim(block[..., None], 1)[:, 0].cumsum(1, dtype=torch.float64)  # (n, BLOCK)
+        # Rounding must not lead beyond the block's last token that can be drawn.
+        levels = torch.minimum(levels - below, inside[:, -1:] * (1 - 1e-12))
+        return block * BLOCK + torch.searchsorted(inside, levels, right=True)
+    heights = shares.cumsum(1, dtype=torch.float64)  # (n, V)
+    # Strictly below the last height, and to the right of equal ones: a token of probability 0 is never drawn.
+    return torch.searchsorted(heights, uniform * (1 - 1e-12) * heights[:, -1:], right=True)
 
 
 def _completions(vlm: VLM, which: Tensor, ids: Tensor, logprobs: Tensor, finish: str) -> dict[int, Completion]:
