@@ -272,7 +272,7 @@ def parse() -> argparse.Namespace:
         help="blocks run again (default vision)",
     )
     parser.add_argument("--micro-prompts", type=int, help="prompts whose graphs are held at a time (default all)")
-    parser.add_argument("--micro-tokens", type=int, default=8192, help="most completion tokens in a forward")
+    parser.add_argument("--micro-tokens", type=int, default=11200, help="most completion tokens in a forward")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="dense bf16 (default 989, an H100 SXM)")
     parser.add_argument("--peak-tbps", type=float, default=3.35, help="memory, 10**12 bytes a second (default 3.35)")

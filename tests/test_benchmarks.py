@@ -155,7 +155,7 @@ def test_trl_takes_the_same_step(monkeypatch: pytest.MonkeyPatch, checkpoint: Pa
 def test_h100_runs_small_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     module = load("h100", monkeypatch)
     path = tmp_path / "result.json"
-    run_main(module, monkeypatch, "--tiny", "--gradient-checkpointing", "--micro-tokens", "6", "--json", path)
+    run_main(module, monkeypatch, "--tiny", "--checkpointing", "all", "--micro-tokens", "6", "--json", path)
     found = json.loads(path.read_text())["h100"]
     assert found["seconds"] > 0
     assert found["phases"]["sample"] > 0

@@ -60,7 +60,8 @@ def test_each_backward_is_that_of_the_plain_formula():
     for one, other in zip(found, gradients_of((plain * pull).sum(), gate, up, down), strict=True):
         assert relative(one, other) < 1e-5
 
-    turned = fused._Turned.apply(heads, angle.cos(), angle.sin())
+    turned, other = fused._Turned.apply(heads, -heads, angle.cos(), angle.sin(), fused._turn, fused._turn_back)
+    assert torch.equal(turned, -other)
     plain = torch.view_as_complex(torch.stack(heads.chunk(2, -1), -1)) * torch.polar(torch.ones(()), angle)
     plain = torch.view_as_real(plain).flatten(-2)
     assert torch.allclose(turned, plain, atol=1e-6)

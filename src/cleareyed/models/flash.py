@@ -137,21 +137,45 @@ def _flash_back(
     return _backward(gradient, q, k, v, output, height, *sizes, 0.0, causal, *state)
 
 
-def attend_used(query: Tensor, keys: Tensor, values: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention of each of G groups of queries (G, R, H, d) to the first used (G,) of its keys (G, K, H, d), unscaled.
+@dataclass(frozen=True)
+class Used:
+    """G groups of R queries, each of which sees the first `used` (G,) int32 of the group's K keys."""
+
+    queries: Rows
+    keys: Rows
+    used: Tensor
+
+
+def groups_of(rows: int, size: int, used: Tensor) -> Used:
+    """Each of R `rows` and of `size` K keys, of which `used` (G,) int32 are seen; `used` may change later."""
+    starts = torch.arange(len(used) + 1, dtype=torch.int32, device=used.device)
+    return Used(Rows(starts * rows, rows), Rows(starts * size, size), used)
+
+
+def attend_used(query: Tensor, keys: Tensor, values: Tensor, groups: Used) -> tuple[Tensor, Tensor]:
+    """Attention of queries (G * R, H, d) to keys and values (G, K, H, d), unscaled.
 
     Returns the output (G * R, H, d) and the log-sum-exps (H, G * R) float32. No value is looked at, so that a CUDA
     graph can hold it; in another precision than bf16, or on a CPU, it is computed plainly.
     """
-    groups, rows, _, _ = query.shape
     if query.is_cuda and query.dtype == torch.bfloat16:
-        starts = torch.arange(groups + 1, dtype=torch.int32, device=query.device)
-        flat = (part.flatten(0, 1) for part in (query, keys, values))
-        places = (starts * rows, starts * keys.shape[1], rows, keys.shape[1])
-        output, height, *_ = _forward(*flat, *places, 0.0, False, return_debug_mask=False, scale=1.0, seqused_k=used)
+        starts, sizes = (groups.queries.starts, groups.keys.starts), (groups.queries.longest, groups.keys.longest)
+        output, height, *_ = _forward(
+            query,
+            keys.flatten(0, 1),
+            values.flatten(0, 1),
+            *starts,
+            *sizes,
+            0.0,
+            False,
+            return_debug_mask=False,
+            scale=1.0,
+            seqused_k=groups.used,
+        )
         return output, height
+    query = query.unflatten(0, (len(keys), -1))
     scores = torch.einsum("grhd,gkhd->hgrk", query, keys).float()
-    unseen = torch.arange(keys.shape[1], device=used.device) >= used[:, None]  # (G, K)
+    unseen = torch.arange(keys.shape[1], device=keys.device) >= groups.used[:, None]  # (G, K)
     scores = scores.masked_fill(unseen[:, None], -torch.inf)
     shares = scores.softmax(3).to(values.dtype)
     output = torch.einsum("hgrk,gkhd->grhd", shares, values)

@@ -21,8 +21,8 @@ PIECE = 2**30
 
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as one kernel, or few, for sizes that change; made when first called on a GPU."""
-    made: Callable[..., Any] = torch.compile(function, dynamic=True)
+    """`function` as one kernel, or few; made when first called on a GPU, and once more for sizes that change."""
+    made: Callable[..., Any] = torch.compile(function)
     return made
 
 
@@ -44,7 +44,7 @@ def layer(module: Any, x: Tensor, *, cos: Tensor, sin: Tensor, attention: Attent
     own, mlp = module.self_attn, module.mlp
     h = normed(x, module.input_layernorm)
     query, key, value = (part(h).unflatten(-1, (-1, own.head_dim)) for part in (own.q_proj, own.k_proj, own.v_proj))
-    query, key = (_apply(_Turned, part, cos, sin) for part in (query, key))
+    query, key = _apply(_Turned, query, key, cos, sin, _turn, _turn_back)
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     x = x + own.o_proj(attention(own, query, key, value).flatten(2))
     h = normed(x, module.post_attention_layernorm)
@@ -66,9 +66,8 @@ def vision_block(
     cos, sin = (part.float().chunk(2, dim=-1)[0][:, None] for part in position_embeddings)  # (S, 1, d / 2) each
     h = own.qkv(_apply(_LayerNormed, x, module.norm1.weight, module.norm1.bias, module.norm1.eps))
     heads = h.unflatten(-1, (3 * own.num_heads, -1))  # (S, 3 H, d)
-    turned = _apply(_Turned, heads[:, : 2 * own.num_heads], cos, sin)
-    query, key = turned.chunk(2, dim=1)
-    value = heads[:, 2 * own.num_heads :]
+    query, key, value = heads.chunk(3, dim=1)
+    query, key = _apply(_Turned, query, key, cos, sin, _turn_seen, _turn_seen_back)
     if len(set(lengths)) == 1:
         pieces = [[part.unflatten(0, (len(lengths), -1)).transpose(1, 2) for part in (query, key, value)]]
     else:
@@ -194,28 +193,46 @@ def _quick_gelu_back(grad: Tensor, x: Tensor) -> Tensor:
 
 
 class _Turned(torch.autograd.Function):
-    """Heads (..., H, d) turned by their angles; entry i and i + d/2 come to stand side by side."""
+    """Queries and keys (..., H, d) turned by their angles; entry i and i + d/2 come to stand side by side."""
 
     @staticmethod
-    def forward(ctx: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, turn: Any, back: Any
+    ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
-        result: Tensor = run(_turn, heads, cos, sin)
-        return result
+        ctx.back = back
+        turned: tuple[Tensor, Tensor] = run(turn, query, key, cos, sin)
+        return turned
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return run(_turn_back, grads[0], *ctx.saved_tensors), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return *run(ctx.back, *grads, *ctx.saved_tensors), None, None, None, None
 
 
-def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = heads.float().chunk(2, dim=-1)
-    both = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return both.flatten(-2).to(heads.dtype)
+def _turn(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+    def turned(heads: Tensor) -> Tensor:
+        first, second = heads.float().chunk(2, dim=-1)
+        both = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        return both.flatten(-2).to(heads.dtype)
+
+    return turned(query), turned(key)
 
 
-def _turn_back(grad: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = grad.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.cat([first * cos + second * sin, second * cos - first * sin], dim=-1).to(grad.dtype)
+def _turn_back(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+    def turned(grad: Tensor) -> Tensor:
+        first, second = grad.float().unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.cat([first * cos + second * sin, second * cos - first * sin], dim=-1).to(grad.dtype)
+
+    return turned(query), turned(key)
+
+
+def _turn_seen(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+    """Of the vision tower, whose heads have another size: compiled by itself."""
+    return _turn(query, key, cos, sin)
+
+
+def _turn_seen_back(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+    return _turn_back(query, key, cos, sin)
 
 
 class _GatedDown(torch.autograd.Function):

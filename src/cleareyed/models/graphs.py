@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cleareyed.models import fused
 from cleareyed.models.decode import Decoder, DecoderWeights
-from cleareyed.models.flash import attend_used
+from cleareyed.models.flash import attend_used, groups_of
 from cleareyed.models.forward import Prefix
 
 
@@ -72,6 +72,9 @@ class GraphDecoder(Decoder):
         self._at = torch.zeros(1, dtype=torch.int64, device=device)
         self._begins = self._fed.index_copy(0, self.slots, self.position)  # (places,) what positions count from
         self._states = torch.zeros(places, self.weights.embedding.shape[1], device=device)
+        shared = self.weights.query_heads // self.weights.kv_heads
+        self._by_prompt = groups_of(self.places * shared, self.keys[0].shape[1], self.lengths)
+        self._by_row = groups_of(shared, self.max_tokens, self._fed.int())
         self._graph = None
 
     def _run(self) -> None:
@@ -81,7 +84,7 @@ class GraphDecoder(Decoder):
         heads = (w.query_heads, w.kv_heads)
         turn = self.angles.index_select(0, self._begins + self._at)  # (n, 1, d / 2)
         cos, sin = turn.real.contiguous(), turn.imag.contiguous()
-        used = (self._at + 1).int().expand(rows).contiguous()  # (n,)
+        self._by_row.used.copy_((self._at + 1).expand(rows))
         x = F.embedding(self._fed, w.embedding)  # (n, D) float32, the residual stream
         h = run(_normed, x, w.eps).to(w.head.dtype)
         for index, layer in enumerate(w.layers):
@@ -89,10 +92,8 @@ class GraphDecoder(Decoder):
             query, new = run(_spread, h, cos, sin, heads)  # (n * shared, Hkv, d), (2, n, 1, Hkv, d)
             own = self.own[index]
             own.index_copy_(2, self._at, new)
-            by_prompt = query.view(self.prompts, self.places * shared, w.kv_heads, w.head_size)
-            by_row = query.view(rows, shared, w.kv_heads, w.head_size)
-            first = attend_used(by_prompt, self.keys[index], self.values[index], self.lengths)
-            second = attend_used(by_row, own[0], own[1], used)
+            first = attend_used(query, self.keys[index], self.values[index], self._by_prompt)
+            second = attend_used(query, own[0], own[1], self._by_row)
             out = run(_joined, *first, *second, shared)  # (n, Hq d)
             x, h = run(_added_and_normed, x, F.linear(out, layer.out), w.eps)
             h = F.linear(run(_gated, F.linear(h, layer.gate_up), w.activation), layer.down)
