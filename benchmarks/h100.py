@@ -250,6 +250,7 @@ def trl_beside(shape: ShapeSpec, cell: Cell, folder: Path, options: argparse.Nam
             continue
         kept = {name: found[name] for name in ("phases", "peak_mb", "versions")}
         tried.append({"setting": setting, "seconds": statistics.median(found["seconds"]), **kept})
+        print("TRL", json.dumps(tried[-1]), flush=True)  # not lost if what follows does not end in time
     worked = [one for one in tried if "seconds" in one]
     return {**(min(worked, key=lambda one: float(one["seconds"])) if worked else {"seconds": None}), "tried": tried}
 
