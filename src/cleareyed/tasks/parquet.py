@@ -20,7 +20,8 @@ from cleareyed.tasks.images import decode_image
 from cleareyed.tasks.stamps import Stamp, stamp_of
 
 _SMALL, _FEW, _BUFFER = 64 * 2**20, 32, 2**20
-"""Columns of a row group of at most so many bytes are read whole; of larger ones so many rows and bytes at once."""
+"""Columns of a row group of at most so many bytes are read whole; of larger ones so many rows and bytes at once, and
+so many rows are made at once."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Cell:
 
     def value(self) -> Any:
         """Read it. InputError if the file can no longer be read."""
-        return _group(self.path, stamp_of(self.path), (self.column,), self.row_group).row(self.row)[self.column]
+        return _group(self.path, stamp_of(self.path), (self.column,), self.row_group).row(self.row, 1)[self.column]
 
 
 @dataclass(frozen=True)
@@ -95,44 +96,57 @@ class Rows:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """InputError where the file can't be read."""
         group, row = self.place(index)
-        return _group(self._path, stamp_of(self._path), self._columns, group).row(row)
+        return _group(self._path, stamp_of(self._path), self._columns, group).row(row, _FEW)
 
 
 class _Group:
     """Columns of one row group: all in memory if they are small, else a few rows, read on as later ones are wanted."""
 
-    def __init__(self, path: Path, columns: tuple[str, ...], group: int) -> None:
+    def __init__(self, path: Path, stamp: Stamp, columns: tuple[str, ...], group: int) -> None:
         self._path, self._columns, self._group = path, columns, group
         self._lock = Lock()
         with _readable(path, columns):
-            self._file = pq.ParquetFile(path, buffer_size=_BUFFER)
-            held = self._file.metadata.row_group(group)
+            metadata = _metadata(path, stamp)
+            self._file = pq.ParquetFile(path, buffer_size=_BUFFER, metadata=metadata)
+            held = metadata.row_group(group)
             chunks = [held.column(at) for at in range(held.num_columns)]
             size = sum(
                 one.total_uncompressed_size for one in chunks if one.path_in_schema.partition(".")[0] in columns
             )
         self._rows = held.num_rows if size <= _SMALL else _FEW
         self._held: pa.RecordBatch
+        self._first: int
+        self._made: list[dict[str, Any]]
         self._restart()
 
-    def row(self, index: int) -> dict[str, Any]:
+    def row(self, index: int, around: int) -> dict[str, Any]:
+        """So many rows `around` it are made at once, for who asks for the next."""
         with self._lock, _readable(self._path, self._columns):
+            if self._first <= index < self._first + len(self._made):
+                return self._made[index - self._first]
             if index < self._start:
                 self._restart()
             while index >= self._start + self._held.num_rows:
                 self._start += self._held.num_rows
                 self._held = next(self._batches)
-            (row,) = self._held.slice(index - self._start, 1).to_pylist()
-            return dict(row)
+            offset = (index - self._start) // around * around
+            self._first, self._made = self._start + offset, self._held.slice(offset, around).to_pylist()
+            return self._made[index - self._first]
 
     def _restart(self) -> None:
         self._batches = self._file.iter_batches(self._rows, row_groups=[self._group], columns=list(self._columns))
         self._start, self._held = 0, pa.RecordBatch.from_pylist([])
+        self._first, self._made = 0, []
 
 
 @lru_cache(maxsize=8)
 def _group(path: Path, stamp: Stamp, columns: tuple[str, ...], group: int) -> _Group:
-    return _Group(path, columns, group)
+    return _Group(path, stamp, columns, group)
+
+
+@lru_cache(maxsize=8)
+def _metadata(path: Path, stamp: Stamp) -> pq.FileMetaData:
+    return pq.read_metadata(path)
 
 
 @contextmanager
