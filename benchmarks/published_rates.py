@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from cleareyed.errors import InputError
-from cleareyed.eval_command import JOURNAL, asked_task, asking_of, judge_journal, plan
+from cleareyed.eval_command import JOURNAL, judge_journal
+from cleareyed.eval_plan import asked_task, asking_of, plan
 from cleareyed.evaluation.evaluate import AskedHashes, ask_task
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import AskedModel, limits_of, open_answerer

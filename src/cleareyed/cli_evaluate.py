@@ -23,10 +23,10 @@ def evaluate(
         ),
     ],
     model: Annotated[
-        str,
+        list[str],
         typer.Option(
             help="A checkpoint folder, a hub id or tiny-base (or local:PATH), transformers:PATH, openai:NAME, "
-            "anthropic:NAME, google:NAME, replay:FILE."
+            "anthropic:NAME, google:NAME, replay:FILE; may be given several times."
         ),
     ],
     protocol: Annotated[
@@ -75,7 +75,10 @@ def evaluate(
     dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of models in memory.")] = "fp32",
     min_pixels: Annotated[int | None, typer.Option(min=1, help="local: smaller images are scaled up.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="local: larger images are scaled down.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A new folder for the answers; under runs/ if left out.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A new folder for the answers, or of several models for theirs; runs/... if left out."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in OUT, or in the latest run of this task and model.")
     ] = False,
@@ -93,6 +96,7 @@ def evaluate(
     cleareyed eval cvbench --model openai:gpt-5-mini --protocol paper-eval     (key: OPENAI_API_KEY)
     cleareyed eval mine.jsonl --model openai:NAME --base-url http://localhost:8000/v1 --concurrency 500
     cleareyed eval blink --model anthropic:NAME --temperature 1 --resume
+    cleareyed eval blink --model openai:NAME --model anthropic:NAME            (side by side, ranked at the end)
     cleareyed eval blink --model replay:answers.jsonl --rule any-form          (recorded answers)
     cleareyed eval mossbench --model replay:responses/MODEL.json               (published ones: pid to text)
 
@@ -105,39 +109,47 @@ def evaluate(
     accuracy and lower the coverage, which is printed with it. Under --min-coverage the exit code is 1.
     """
     with plain_errors("the answers so far are kept; add --resume to the same command to go on"):
-        from cleareyed.eval_command import eval_task, plan
+        from cleareyed.eval_command import eval_models
+        from cleareyed.eval_plan import plan
         from cleareyed.evaluation.models import AskedModel
         from cleareyed.recipe import TaskSpec
 
+        if len(set(model)) < len(model):
+            raise InputError(
+                f"--model {next(one for one in model if model.count(one) > 1)}: named twice; name it once"
+            )
         own = task.endswith((".jsonl", ".parquet"))
-        asked = AskedModel(
-            path=model,
-            revision=revision,
-            dtype=dtype,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
-            base_url=base_url,
-            extra=extra_fields(extra),
-            raw=raw,
-        )
-        recipe = plan(
-            TaskSpec(name="table" if own else task, path=task if own else None, split=split, limit=limit),
-            asked,
-            protocol=protocol,
-            prompt=prompt,
-            chat=chat,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            rules=rule or (),
-            top_p=top_p,
-            seed=seed,
-            system=system,
-            pictures=pictures,
-            batch=batch,
-        )
-        code = eval_task(
-            recipe,
-            folder=out or eval_folder(Path("runs"), task, model, resume),
+        recipes = [
+            plan(
+                TaskSpec(name="table" if own else task, path=task if own else None, split=split, limit=limit),
+                AskedModel(
+                    path=one,
+                    revision=revision,
+                    dtype=dtype,
+                    min_pixels=min_pixels,
+                    max_pixels=max_pixels,
+                    base_url=base_url,
+                    extra=extra_fields(extra),
+                    raw=raw,
+                ),
+                protocol=protocol,
+                prompt=prompt,
+                chat=chat,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                rules=rule or (),
+                top_p=top_p,
+                seed=seed,
+                system=system,
+                pictures=pictures,
+                batch=batch,
+            )
+            for one in model
+        ]
+        folders = [eval_folder(out or Path("runs"), task, one, resume) for one in model]
+        code = eval_models(
+            recipes,
+            [out] if out is not None and len(model) == 1 else folders,
             resume=resume,
             data_root=data_root,
             concurrency=concurrency,

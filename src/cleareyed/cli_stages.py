@@ -147,7 +147,7 @@ def conditions(
     with plain_errors("the answers so far are kept; add --resume to the same command to go on"):
         from cleareyed.conditions_command import run_conditions
         from cleareyed.errors import InputError
-        from cleareyed.eval_command import plan
+        from cleareyed.eval_plan import plan
         from cleareyed.evaluation.models import AskedModel
         from cleareyed.oversensitivity.conditions import CONDITIONS
         from cleareyed.oversensitivity.conditions import conditions as named

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cleareyed.console import Display, table_console
 from cleareyed.errors import InputError
-from cleareyed.eval_command import asked_task, eval_recipe
+from cleareyed.eval_plan import asked_task, eval_recipe
 from cleareyed.eval_text import majority
 from cleareyed.evaluation.compare import judged
 from cleareyed.evaluation.evaluate import evaluate, measured_task

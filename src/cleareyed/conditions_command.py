@@ -13,17 +13,8 @@ from rich.text import Text
 
 from cleareyed.console import Display, table_console
 from cleareyed.errors import InputError
-from cleareyed.eval_command import (
-    JOURNAL,
-    EvalRecipe,
-    asked_task,
-    asking_of,
-    judge_journal,
-    quiet,
-    refuse_other,
-    resumable,
-    try_first,
-)
+from cleareyed.eval_command import JOURNAL, judge_journal, quiet, resumable, try_first
+from cleareyed.eval_plan import EvalRecipe, asked_task, asking_of, refuse_other
 from cleareyed.eval_text import asked_text, progress_text
 from cleareyed.evaluation.answers import Answerer
 from cleareyed.evaluation.ask import Limits, Summary, ask_all

@@ -4,29 +4,27 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.text import Text
 
 from cleareyed.console import Display, table_console
 from cleareyed.errors import InputError
+from cleareyed.eval_plan import EvalRecipe, asked_task, asking_of, eval_recipe, label_of, refuse_other
 from cleareyed.eval_text import asked_text, coverage_text, cvbench_text, majority_text, progress_text, rules_table
 from cleareyed.evaluation.answers import Answerer, AskError
 from cleareyed.evaluation.ask import Summary
-from cleareyed.evaluation.evaluate import AskedHashes, Asking, ask_task, measured_task, requests
+from cleareyed.evaluation.evaluate import AskedHashes, Asking, ask_task, requests
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import IN_MEMORY, AskedModel, limits_of, open_answerer
 from cleareyed.evaluation.providers.replay import ReplayAnswerer
 from cleareyed.evaluation.recorded import Recorded
-from cleareyed.evaluation.request import AskParams
 from cleareyed.evaluation.rows import Collected, Judges, collect, collect_again, judges_of, refuse_other_questions
 from cleareyed.oversensitivity.judges.open import open_judge
 from cleareyed.oversensitivity.published import named
-from cleareyed.recipe import EvalSpec, NonNegative, Strict, TaskSpec
 from cleareyed.records.parts import AnswerWriter, read_answers
 from cleareyed.records.run import RunFolder, create_run, open_run
 from cleareyed.records.stored import stored_answers
@@ -35,92 +33,32 @@ from cleareyed.report.summary import outcome_rule
 from cleareyed.report.words import percent, visible
 from cleareyed.scoring.rules import OUTCOME_RULES
 from cleareyed.tasks.names import number_of
-from cleareyed.tasks.pictures import Pictures, with_pictures
 from cleareyed.tasks.prompts import prompt_style
-from cleareyed.tasks.protocols import Sampling, protocol_of, usual_protocol
 from cleareyed.tasks.task import Task
 
-RULES = ("paper-eval", "strict", "any-form")
-"""What answers are read under where no rule is named."""
-MAX_TOKENS = 256
-"""The longest answer where neither it nor a protocol is named."""
 JOURNAL = "journal.jsonl"
 SHOWN_REASONS = 3
-FREE = "batch"
-"""The field of a measurement that may differ when a run goes on."""
 
 
-class AskSpec(EvalSpec):
-    """How `cleareyed eval` asked: what `EvalSpec` says, and what protocols and hosted models add."""
+@dataclass
+class _Asked:
+    """One model, its run folder, and what is asked of it."""
 
-    protocol: str | None = None
-    temperature: NonNegative = 0.0
-    top_p: float | None = None
-    seed: int | None = None
-    system: str | None = None
-    pictures: Pictures = "own"
-
-
-class EvalRecipe(Strict):
-    """What `cleareyed eval` ran, kept as the `recipe.yaml` of its run folder."""
-
-    method: Literal["eval"] = "eval"
-    model: AskedModel
-    measure: tuple[AskSpec, ...]
-    rules: tuple[str, ...]
+    recipe: EvalRecipe
+    task: Task
+    how: Asking
+    answerer: Answerer
+    run: RunFolder
+    journal: Journal
+    hashes: AskedHashes
+    summary: Summary | None = None
+    """None until it was asked."""
 
 
-def plan(
-    task: TaskSpec,
-    model: AskedModel,
+def eval_models(
+    recipes: Sequence[EvalRecipe],
+    folders: Sequence[Path],
     *,
-    protocol: str | None = None,
-    prompt: str | None = None,
-    chat: bool | None = None,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
-    rules: Sequence[str] = (),
-    **others: Any,
-) -> EvalRecipe:
-    """What is asked and how it is judged, where the user names some of it: the protocol fills in the rest.
-
-    `others` are further fields of `AskSpec`. Without a protocol it is the task's own if there is but one way to ask
-    it; else the prompt is `base`, or `instruct-eval` for a model that is asked as a conversation, and the rules are
-    `RULES`.
-
-    Raises:
-        InputError: an unknown protocol, prompt or rule.
-    """
-    talks = model.speaks_chat if chat is None else chat
-    named = protocol_of(task.name, protocol) if protocol else (None if prompt else usual_protocol(task.name))
-    sampled = named.sampled(model.kind) if named else Sampling(MAX_TOKENS)
-    usual = (named.chat_style if talks else named.style) if named else ("instruct-eval" if talks else "base")
-    style = prompt_style(prompt or usual)
-    if chat is not None and style.chat != chat:
-        raise InputError(
-            f"prompt {style.name} is {'' if style.chat else 'not '}a conversation; leave out --chat / --no-chat or it"
-        )
-    chosen = tuple(dict.fromkeys(rules or ([named.rule] if named else RULES)))
-    judges_of(chosen)
-    spec = AskSpec(
-        task=task,
-        prompt=style.name,
-        protocol=named.name if named else None,
-        max_tokens=max_tokens or sampled.max_tokens,
-        temperature=temperature if temperature is not None else sampled.temperature,
-        top_p=top_p if top_p is not None else sampled.top_p,
-        seed=seed if seed is not None else sampled.seed,
-        **others,
-    )
-    return EvalRecipe(model=model, measure=(spec,), rules=chosen)
-
-
-def eval_task(
-    recipe: EvalRecipe,
-    *,
-    folder: Path,
     resume: bool,
     data_root: Path | None,
     concurrency: int,
@@ -128,57 +66,119 @@ def eval_task(
     min_coverage: float,
     judge: str = "local",
 ) -> int:
-    """Ask, keep journal and rows as a run folder, print accuracy by skill under each rule.
+    """Ask one task of each model, keep journal and rows in its folder, print accuracy by skill under each rule.
 
-    Answers to a task that is judged by outcome are also labelled by `judge` and shown as `cleareyed timidity` does.
+    Models behind an API and recordings are asked side by side, models in memory one after the other. One that is given
+    up stops no other. Answers to a task that is judged by outcome are also labelled by `judge` and shown as `cleareyed
+    timidity` does; models that answered another are ranked at the end.
 
-    Returns 0, or 1 if less than `min_coverage` of the samples could be judged.
+    Returns 0, or 1 if of some model less than `min_coverage` of the samples could be judged.
 
     Raises:
-        InputError: anything wrong with the task, the model or the folder; a second process on the same run.
+        InputError: anything wrong with the task, a model or a folder; a second process on the same run.
     """
-    (spec,), model = recipe.measure, recipe.model
     open_judge(judge)
-    if not resume and folder.exists():
-        raise InputError(f"{folder}: exists already; go on with --resume, or name another folder with --out")
-    task, how = asked_task(spec, data_root), asking_of(spec)
-    if not len(task.samples):
-        raise InputError(f"task {task.name}: no samples; check the data")
-    quiet(model)
-    with ExitStack() as stack:
+    for folder in folders:
+        if not resume and folder.exists():
+            raise InputError(f"{folder}: exists already; go on with --resume, or name another folder with --out")
+    each = list(zip(recipes, folders, strict=True))
+    together = [one for one in each if one[0].model.kind not in IN_MEMORY]
+    waves = [*([together] if together else []), *([one] for one in each if one[0].model.kind in IN_MEMORY)]
+    codes, judged = [], []
+    for wave in waves:
+        with ExitStack() as stack:
+            asked = _begin(stack, wave, resume, data_root)
+            with Display(f"{asked[0].task.name}, asked of {_named(asked)}") as display:
+                asyncio.run(_ask(asked, concurrency, timeout, display))
+                display.status("judging", 0, 0)
+                found = [
+                    judge_journal(one.run, one.recipe, one.task, one.hashes, judges_of(one.recipe.rules))
+                    for one in asked
+                ]
+        for one, collected in zip(asked, found, strict=True):
+            codes.append(_tell(one, collected, min_coverage, judge))
+            if collected.judged and one.task.rule not in OUTCOME_RULES:
+                judged.append(one.run.path)
+    if len(judged) > 1:
+        from cleareyed.rank_command import rank_runs
+
+        rank_runs(judged, task=None, rule=recipes[0].rules[0], json_path=None)
+    return max(codes)
+
+
+def _begin(
+    stack: ExitStack, wave: Sequence[tuple[EvalRecipe, Path]], resume: bool, data_root: Path | None
+) -> list[_Asked]:
+    """Each model loaded and tried, then the folders, made or gone on with."""
+    kept: list[tuple[RunFolder, EvalRecipe, Journal] | None] = []
+    for _, folder in wave:
         if resume:
             run, before = resumable(folder)
-            journal = stack.enter_context(Journal.open(run.path / JOURNAL))
+            kept.append((run, before, stack.enter_context(Journal.open(run.path / JOURNAL))))
+        else:
+            kept.append(None)
+    tried, tasks = [], dict[str, Task]()
+    for recipe, _ in wave:
+        (spec,), model = recipe.measure, recipe.model
+        key = f"{spec.task.model_dump_json()} {spec.pictures}"
+        task, how = tasks.get(key) or tasks.setdefault(key, asked_task(spec, data_root)), asking_of(spec)
+        if not len(task.samples):
+            raise InputError(f"task {task.name}: no samples; check the data")
+        quiet(model)
         answerer = open_answerer(model, spec.batch)
         try_first(task, how, answerer)
-        recipe = recipe.model_copy(update={"model": model.model_copy(update={"weights": answerer.revision})})
-        if resume:
+        known = model.model_copy(update={"weights": answerer.revision})
+        tried.append((recipe.model_copy(update={"model": known}), task, how, answerer))
+    asked = []
+    for (recipe, task, how, answerer), (_, folder), old in zip(tried, wave, kept, strict=True):
+        if old is not None:
+            run, before, journal = old
             refuse_other(run, before, recipe)
         else:
             run = create_run(folder, recipe)
             journal = stack.enter_context(Journal.open(run.path / JOURNAL))
+        asked.append(_Asked(recipe, task, how, answerer, run, journal, AskedHashes(task, how)))
+    return asked
+
+
+async def _ask(asked: Sequence[_Asked], concurrency: int, timeout: float, display: Display) -> None:
+    """All of them side by side, until each has come to an end."""
+    what = f"asking {_named(asked)} on {asked[0].task.name}"
+    total = sum(len(one.task.samples) for one in asked)
+    latest: dict[int, Summary] = {}
+
+    def show(place: int, summary: Summary) -> None:
+        latest[place] = summary
+        done = sum(one.reused + one.asked for one in latest.values())
+        display.status(what, done, total, progress_text(*latest.values()))
+
+    async def ask(place: int, one: _Asked) -> None:
+        (spec,), model = one.recipe.measure, one.recipe.model
+        if one.journal.torn:
+            display.note("the journal's last line was half-written and is dropped; its sample is asked again")
         limits = limits_of(model, spec.batch, concurrency, timeout)
-        asked = AskedHashes(task, how)
-        with Display(f"{task.name}, asked of {model.path}") as display:
-            if journal.torn:
-                display.note("the journal's last line was half-written and is dropped; its sample is asked again")
-            what = f"asking {model.path} on {task.name}"
+        progress = partial(show, place)
+        recorded = model.kind == "replay"
+        one.summary = await ask_task(
+            one.task, one.how, one.answerer, one.journal, limits, one.hashes, progress, recorded
+        )
+        if one.summary.stopped is not None and len(asked) > 1:
+            display.note(f"{model.path}: given up: {visible(one.summary.stopped)}")
 
-            def progress(summary: Summary) -> None:
-                done = summary.reused + summary.asked
-                display.status(what, done, len(task.samples), progress_text(summary))
+    await asyncio.gather(*(ask(place, one) for place, one in enumerate(asked)))
 
-            asking = ask_task(task, how, answerer, journal, limits, asked, progress, model.kind == "replay")
-            summary = asyncio.run(asking)
-            display.status("judging", 0, 0)
-            found = judge_journal(run, recipe, task, asked, judges_of(recipe.rules))
-            measured = measured_of(run)
-            page = _report(run, found, measured, recipe, task)
+
+def _tell(one: _Asked, found: Collected, min_coverage: float, judge: str) -> int:
+    """Report and tables of one model; what `eval_models` returns for it."""
+    run, recipe, task, summary = one.run, one.recipe, one.task, one.summary
+    assert summary is not None
+    measured = measured_of(run)
+    page = _report(run, found, measured, recipe, task)
     console = table_console()
     _print(console, run, found, measured, recipe, recipe.rules, task)
     console.print(Text(asked_text(summary)), soft_wrap=True)
-    for note in _replay_notes(answerer, measured):
-        console.print(Text(f"{model.name}: {visible(note)}"), soft_wrap=True)
+    for note in _replay_notes(one.answerer, measured):
+        console.print(Text(f"{recipe.model.name}: {visible(note)}"), soft_wrap=True)
     if summary.stopped is not None:
         console.print(Text(f"given up: {visible(summary.stopped)}"), soft_wrap=True)
     if task.rule in OUTCOME_RULES and (rows := stored_answers(run)):
@@ -188,10 +188,14 @@ def eval_task(
     return _finish(console, run, page, found, min_coverage)
 
 
+def _named(asked: Sequence[_Asked]) -> str:
+    return asked[0].recipe.model.path if len(asked) == 1 else f"{len(asked)} models"
+
+
 def score(folder: Path, *, rules: Sequence[str], data_root: Path | None, min_coverage: float) -> int:
     """Judge the answers of an eval run again, without asking; its own rules are kept beside the `rules` named.
 
-    Returns what `eval_task` returns.
+    Returns what `eval_models` returns of one model.
 
     Raises:
         InputError: no run of eval, an unknown rule, data in which the questions are others than those asked.
@@ -259,38 +263,6 @@ def judge_journal(
     return found
 
 
-def eval_recipe(run: RunFolder) -> EvalRecipe | None:
-    """The settings of a run that `cleareyed eval` made; None for a training run."""
-    try:
-        settings = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
-        return EvalRecipe.model_validate(settings) if settings.get("method") == "eval" else None
-    except (yaml.YAMLError, ValidationError, AttributeError, UnicodeDecodeError):
-        raise InputError(f"{run.recipe}: not as cleareyed wrote it; restore it, or evaluate again") from None
-
-
-def asking_of(spec: AskSpec) -> Asking:
-    """How a recorded measurement asks."""
-    params = AskParams(
-        max_tokens=spec.max_tokens or MAX_TOKENS,
-        temperature=spec.temperature,
-        top_p=spec.top_p,
-        seed=spec.seed,
-        system=spec.system,
-    )
-    protocol = protocol_of(spec.task.name, spec.protocol) if spec.protocol else None
-    return Asking(prompt_style(spec.prompt or "base"), params, protocol)
-
-
-def asked_task(spec: AskSpec, data_root: Path | None) -> Task:
-    """The task of a recorded measurement, with what it showed in the place of the pictures."""
-    return with_pictures(measured_task(spec.task, data_root), spec.pictures)
-
-
-def label_of(model: AskedModel) -> str:
-    """The model as rows name it; `local:` goes without saying."""
-    return model.name if model.kind == "local" else model.path
-
-
 def quiet(model: AskedModel) -> None:
     """No bars or advice from libraries; torch is imported for models in memory only."""
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
@@ -331,24 +303,6 @@ def _replay_notes(answerer: Answerer, measured: Measured) -> list[str]:
     others = list(dict.fromkeys(unknown))
     unasked = [f"{len(others)} answers are to samples that were not asked ({named(others)})"] if others else []
     return [*answerer.notes, *unasked]
-
-
-def refuse_other(run: RunFolder, before: BaseModel, recipe: BaseModel) -> None:
-    """InputError if the run began with other settings: its answers would be to other questions."""
-    old, new = (_flat(one.model_dump(mode="json")) for one in (before, recipe))
-    for key in sorted({*old, *new}):
-        if old.get(key) != new.get(key) and not key.endswith(f".{FREE}"):
-            raise InputError(
-                f"{run.recipe}: {key} was {old.get(key)!r} and is now {new.get(key)!r}; "
-                "go on with the settings the run began with, or name another folder with --out"
-            )
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        return {name: value}
-    return {key: leaf for part, held in items for key, leaf in _flat(held, f"{name}.{part}".lstrip(".")).items()}
 
 
 def _report(run: RunFolder, found: Collected, measured: Measured, recipe: EvalRecipe, task: Task) -> Path | None:

@@ -57,14 +57,15 @@ def majority_text(answer: str, share: float) -> str:
     return f"Always answering {visible(answer)!r} would score {percent(share)} %."
 
 
-def progress_text(summary: Summary) -> str:
-    """How the asking goes, for the line that is shown while it does."""
-    errors, left = sum(summary.errors.values()), summary.seconds_left
+def progress_text(*summaries: Summary) -> str:
+    """How the asking goes, of one model or several side by side, for the line that is shown while it does."""
+    errors = sum(sum(one.errors.values()) for one in summaries)
+    left = max((one.seconds_left for one in summaries if one.seconds_left is not None), default=None)
     parts = [
-        f"{summary.rate:.1f}/s",
-        f"{summary.in_flight} in flight",
+        f"{sum(one.rate for one in summaries):.1f}/s",
+        f"{sum(one.in_flight for one in summaries)} in flight",
         f"{errors} errors",
-        f"{summary.prompt_tokens + summary.completion_tokens:,} tokens",
+        f"{sum(one.prompt_tokens + one.completion_tokens for one in summaries):,} tokens",
     ]
     return ", ".join(parts + ([f"{clock(left)} left"] if left is not None else []))
 

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from cleareyed.console import table_console
 from cleareyed.errors import InputError
-from cleareyed.eval_command import JOURNAL, AskSpec, EvalRecipe, asked_task, asking_of, eval_recipe
+from cleareyed.eval_command import JOURNAL
+from cleareyed.eval_plan import AskSpec, EvalRecipe, asked_task, asking_of, eval_recipe
 from cleareyed.evaluation.compare import judged
 from cleareyed.evaluation.evaluate import request_of
 from cleareyed.evaluation.inspect_export import Asked, Head, write_log

@@ -17,15 +17,8 @@ from rich.text import Text
 
 from cleareyed.console import Display, table_console
 from cleareyed.errors import InputError
-from cleareyed.eval_command import (
-    JOURNAL,
-    AskSpec,
-    asked_task,
-    asking_of,
-    eval_recipe,
-    quiet,
-    refuse_other,
-)
+from cleareyed.eval_command import JOURNAL, quiet
+from cleareyed.eval_plan import AskSpec, asked_task, asking_of, eval_recipe, refuse_other
 from cleareyed.eval_text import progress_text
 from cleareyed.evaluation.ask import Summary
 from cleareyed.evaluation.journal import Journal

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cleareyed.console import Display, table_console
 from cleareyed.errors import InputError
-from cleareyed.eval_command import AskSpec, asked_task, eval_recipe
+from cleareyed.eval_plan import AskSpec, asked_task, eval_recipe
 from cleareyed.evaluation.evaluate import measured_task
 from cleareyed.oversensitivity.conditions import SYSTEM
 from cleareyed.oversensitivity.judges.open import open_judge

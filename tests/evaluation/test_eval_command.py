@@ -23,7 +23,8 @@ from PIL import Image
 from tiny import tiny_qwen2_vl
 
 from cleareyed.errors import InputError
-from cleareyed.eval_command import EvalRecipe, asked_task, asking_of, eval_recipe, judge_journal
+from cleareyed.eval_command import judge_journal
+from cleareyed.eval_plan import EvalRecipe, asked_task, asking_of, eval_recipe
 from cleareyed.eval_text import coverage_text
 from cleareyed.evaluation.evaluate import AskedHashes, Asking, requests
 from cleareyed.evaluation.journal import MARK, Journal, read_answers
@@ -228,6 +229,35 @@ def test_a_hopeless_model_is_given_up_and_what_was_not_asked_is_counted(command:
     assert result.exit_code == 1
     assert "Coverage 0.0 %: 0 of 30 samples judged" in result.stdout
     assert "not asked" in result.stdout and "given up: " in result.stdout and "no such key" in result.stdout
+
+
+def test_a_model_without_hope_stops_no_other_and_those_that_answered_are_ranked(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = table_file(tmp_path, 40)
+    gold = {row["id"]: row["answer"] for row in map(json.loads, path.read_text().splitlines())}
+    for name, texts in (("good", gold), ("poor", dict.fromkeys(gold, "no idea"))):
+        lines = [json.dumps({"sample_id": one, "text": text}) for one, text in texts.items()]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    models = ("--model", "openai:stub", "--model", "replay:poor.jsonl", "--model", "replay:good.jsonl")
+    with serving(Config(always=(401, "no"))) as stub:
+        monkeypatch.setenv("OPENAI_BASE_URL", stub.url)
+        result = command("eval", path, *models, "--rule", "any-form", "--out", "all")
+    assert result.exit_code == 1, result.output  # the one without hope has no coverage
+    assert "given up: HTTP 401" in result.stdout and "none can be judged" not in result.output
+    folders = sorted(folder.name for folder in (tmp_path / "all").iterdir())
+    assert folders == [
+        f"eval-{path.stem}-{name}" for name in ("openai-stub", "replay-good.jsonl", "replay-poor.jsonl")
+    ]
+    for name in folders[1:]:
+        assert {row.state for row in read_rows(RunFolder(tmp_path / "all" / name))} == {"answered"}
+    ranks = result.stdout[result.stdout.index("on 40 items") :]
+    assert ranks.index(folders[1]) < ranks.index(folders[2]) and folders[0] not in ranks
+
+    again = command("eval", path, *models[2:], "--rule", "any-form", "--out", "all", "--resume")
+    assert again.exit_code == 0, again.output
+    assert again.stdout.count("Asked: 0") == 2
+    assert "named twice" in command("eval", path, *models[2:4], *models[2:4]).stderr
 
 
 def test_scoring_again_asks_nobody_and_refuses_other_questions(command: Command, tmp_path: Path) -> None:

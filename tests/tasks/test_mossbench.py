@@ -14,7 +14,7 @@ from tasks.public import picture
 from typer.testing import Result
 
 from cleareyed.errors import InputError
-from cleareyed.eval_command import plan
+from cleareyed.eval_plan import plan
 from cleareyed.evaluation.models import AskedModel
 from cleareyed.oversensitivity.outcomes import Judgement
 from cleareyed.recipe import TaskSpec
