@@ -78,7 +78,7 @@ def shared_answers(found: Sequence[Verdicts], rule: str) -> tuple[list[Bools], n
 def ranks_table(ranked: Sequence[Ranked], intervals: Mapping[str, Interval], title: str) -> Table:
     """One row an answerer, the best first."""
     table = Table(title=Text(visible(title)), title_justify="left")
-    for heading in ("rank", "answerer", "accuracy", "group"):
+    for heading in ("rank", "answerer", "accuracy", "letters"):
         table.add_column(heading, justify="left" if heading == "answerer" else "right")
     for one in ranked:
         ranks = str(one.best_rank) if one.best_rank == one.worst_rank else f"{one.best_rank} to {one.worst_rank}"
