@@ -1,9 +1,11 @@
 """Hashes of what was sent, and the keys under which answers are kept."""
 
+import json
 from dataclasses import replace
+from hashlib import sha256
 
 from cleareyed.evaluation.answers import clean_text, redact
-from cleareyed.evaluation.request import AskParams, cache_key, request_hash
+from cleareyed.evaluation.request import AskParams, asked_hashes, cache_key, request_hash
 
 PARAMS = AskParams(max_tokens=16)
 
@@ -32,6 +34,15 @@ def test_every_thing_that_decides_an_answer_is_in_its_key() -> None:
         others.append(cache_key("openai:m", None, replace(PARAMS, **{field: value}), "00"))
     assert key == cache_key("openai:m", None, AskParams(max_tokens=16), "00")
     assert len({key, *others}) == 10
+
+
+def test_keys_and_hashes_stay_what_they_are_so_that_old_journals_are_gone_on_with() -> None:
+    params = AskParams(max_tokens=16, stop=("\n",), system="Be brief.")
+    fields = ["openai:m", None, 16, 0.0, None, ["\n"], None, "Be brief.", "00"]
+    assert cache_key("openai:m", None, params, "00") == sha256(json.dumps(fields).encode()).hexdigest()
+    prompt, pictures = asked_hashes('Wo "ü"?', True, None, [b"picture"])
+    assert prompt == "1e0dd741234a9dbd4d8543d7077b9c82"
+    assert pictures == "146a10b0edf8e1181cd4d7be0f04c82f"
 
 
 def test_keys_and_pieces_of_keys_are_redacted() -> None:

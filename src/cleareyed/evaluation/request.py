@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 Hashes = tuple[str, str]
@@ -69,7 +70,9 @@ def asked_hashes(prompt: str, chat: bool, system: str | None, images: Iterable[b
 
     They are the same whatever model is asked.
     """
-    return short_hash(json.dumps([prompt, chat, system]).encode()), short_hash(*images)
+    return short_hash(f"[{json.dumps(prompt)}, {json.dumps(chat)}, {json.dumps(system)}]".encode()), short_hash(
+        *images
+    )
 
 
 def row_hashes(asked: Hashes, note: str | None) -> Hashes:
@@ -87,5 +90,11 @@ def cache_key(model: str, revision: str | None, params: AskParams, sent_hash: st
 
     A stored answer is used again only under an equal key.
     """
+    return hashlib.sha256(f'{_asked_of(model, revision, params)}, "{sent_hash}"]'.encode()).hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _asked_of(model: str, revision: str | None, params: AskParams) -> str:
+    """The JSON of all in a key that is the same for every request of an evaluation, open at its end."""
     fields = [model, revision, params.max_tokens, params.temperature, params.top_p, params.stop, params.seed]
-    return hashlib.sha256(json.dumps([*fields, params.system, sent_hash]).encode()).hexdigest()
+    return json.dumps([*fields, params.system]).removesuffix("]")

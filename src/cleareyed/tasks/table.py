@@ -39,7 +39,8 @@ Row = dict[str, Any]
 
 def table_task(path: Path, name: str = "table") -> Task:
     """The task in a `.jsonl` or `.parquet` file. Every row is checked now and read again when it is indexed, so that
-    memory grows by 20 bytes a row at most; pictures are looked for now and decoded when needed.
+    memory grows by 20 bytes a row at most, beside the row groups in use; pictures are looked for now and decoded when
+    needed.
 
     Choices that the question does not hold are appended to it in SAT's words. InputError, naming file, row
     (from 1; JSONL: line) and field: a missing or empty image, question or answer, choices without the answer,
