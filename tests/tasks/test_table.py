@@ -203,11 +203,15 @@ def test_large_row_groups_are_read_a_few_rows_at_a_time(tmp_path: Path, monkeypa
 def test_a_table_takes_a_few_bytes_a_row(tmp_path: Path) -> None:
     import tracemalloc
 
-    path = jsonl(tmp_path, *({**GOOD, "question": f"{number} {'word ' * 50}"} for number in range(2000)))
-    tracemalloc.start()
-    try:
-        task = table_task(path)
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert held / len(task.samples) < 40
+    def held(count: int) -> int:
+        path = jsonl(tmp_path, *({**GOOD, "question": f"{number} {'word ' * 50}"} for number in range(count)))
+        tracemalloc.start()
+        try:
+            task = table_task(path)
+            assert len(task.samples) == count
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    held(10)
+    assert (held(3000) - held(1000)) / 2000 < 40
