@@ -185,13 +185,12 @@ def adamw(parameters: Sequence[nn.Parameter], spec: OptimizerSpec) -> torch.opti
     matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
     others = [parameter for parameter in parameters if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    on_gpu = any(parameter.is_cuda for parameter in parameters)
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=spec.lr,
         betas=(0.9, spec.beta2),
         eps=1e-8,
-        fused=on_gpu or None,  # one pass over the weights, and no copies of them
+        fused=True,  # one pass over the weights, and no copies of them
     )
 
 
