@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,27 @@ from cleareyed.oversensitivity.judges.open import open_judge
 
 
 def train(data_root: Path, to: Path, seed: int) -> None:
-    """Fit the embedded judge on all labelled answers and write it to `to`."""
-    from cleareyed.oversensitivity.judges.fit import answer_features, fit_judge, fit_own
+    """Choose and fit the embedded judge on all labelled answers and write it to `to`."""
+    from rich.progress import Progress
+
+    from cleareyed.oversensitivity.judges.fit import SETTINGS, fit_judge, fit_own, material
     from cleareyed.oversensitivity.judges.model import save_model
+    from cleareyed.oversensitivity.judges.nested import choose_for_all
     from cleareyed.oversensitivity.judges.sources import chatgpt_refusals, xstest
 
     console = Console(stderr=True)
-    labelled = [*xstest(data_root), *chatgpt_refusals(data_root)]
+    labelled, chat = xstest(data_root), chatgpt_refusals(data_root)
     console.print("reading our own sentences", highlight=False)
     own = fit_own(seed)
-    console.print(f"fitting on {len(labelled):,} labelled answers and {len(own.states):,} of our own")
-    judge = fit_judge(own, labelled, answer_features(own, labelled), seed)
-    save_model(judge, to)
-    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB, temperature {judge.temperature}", highlight=False)
+    console.print(f"reading {len(labelled) + len(chat):,} labelled answers", highlight=False)
+    people, others = material(own, labelled), material(own, chat)
+    with Progress(console=console, transient=True) as bar:
+        advance = _advance(bar, bar.add_task("choosing a setting"))
+        choice = choose_for_all(own, people, others, SETTINGS, advance)
+    save_model(fit_judge(choice, own, people, others), to)
+    digest = sha256(to.read_bytes()).hexdigest()
+    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB, sha256 {digest}", highlight=False)
+    console.print(str(choice), highlight=False)
 
 
 def bench(data_root: Path, pyrit: Sequence[Path], json_path: Path | None, others: Sequence[str] = ()) -> None:

@@ -3,6 +3,9 @@ import re
 import pytest
 
 from cleareyed.errors import InputError
+from cleareyed.oversensitivity.judges.corpus import own_sentences
+from cleareyed.oversensitivity.judges.cue_words import NEEDS
+from cleareyed.oversensitivity.judges.cues import CUES
 from cleareyed.oversensitivity.judges.open import open_judge, state_of
 from cleareyed.oversensitivity.judges.text import plain, sentences
 from cleareyed.oversensitivity.outcomes import DECLINED, JUDGED, Answered
@@ -43,7 +46,15 @@ def test_what_is_judged_is_what_the_answer_says():
     assert plain("I refuse ... </think>It is red.") == "It is red."
     assert plain("<think>Perhaps I should") == ""
     assert plain("Is 3 < 4? Yes, and 5 > 4.") == "Is 3 < 4? Yes, and 5 > 4."
-    assert sentences("One. Two!\n\n3. ---\nFour?") == ["One.", "Two!", "3.", "Four?"]
+    assert sentences("One. Two!\n\n3. Then\nFour? In 2001. 12. Go.") == [
+        "One.",
+        "Two!",
+        "3. Then",
+        "Four?",
+        "In 2001.",
+        "12.",
+        "Go.",
+    ]
 
 
 def test_the_embedded_judge_knows_its_states_and_shows_why():
@@ -67,6 +78,14 @@ def test_odd_answers_are_survived():
     found = open_judge("local").judge([Answered(str(index), None, text) for index, text in enumerate(odd)])
     assert len(found) == len(odd)
     assert "Latin" in found[0].reason
+
+
+def test_every_match_of_a_cue_holds_a_word_that_it_needs():
+    text = "\n".join(sentence.text.lower() for sentence in own_sentences())
+    hits = {name: [hit[0] for hit in pattern.finditer(text)] for name, pattern in CUES.items()}
+    assert sum(map(bool, hits.values())) > 0.9 * len(CUES)
+    for name, words in NEEDS.items():
+        assert all(any(word in hit for word in words) for hit in hits[name]), name
 
 
 def test_the_model_is_small_and_holds_no_runs_of_six_words():

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from cleareyed.evaluation.stats import Interval, share_interval
-from cleareyed.oversensitivity.judges.fit import answer_features, fit_judge, fit_own, out_of_fold
+from cleareyed.oversensitivity.judges.fit import SETTINGS, fit_judge, fit_own, material
 from cleareyed.oversensitivity.judges.lexical import PREFIXES, LexicalJudge
 from cleareyed.oversensitivity.judges.local import DECLINES, LocalJudge, local_judge
 from cleareyed.oversensitivity.judges.model import STATES
+from cleareyed.oversensitivity.judges.nested import choose_for_all, out_of_fold
 from cleareyed.oversensitivity.judges.sources import (
     Labelled,
     chatgpt_refusals,
@@ -177,13 +178,13 @@ def bench(
     rows: list[Agreement] = []
     asked, chat = xstest(root), chatgpt_refusals(root)
     own = fit_own()
-    features, chat_features = answer_features(own, asked), answer_features(own, chat)
-    table = out_of_fold(own, asked, features, chat, chat_features, progress)
+    people, others_answers = material(own, asked), material(own, chat)
+    found = out_of_fold(own, people, others_answers, progress=progress)
     states = [one.state for one in asked]
     prompts = [one.answered.id.split("/")[1] for one in asked]
     said = [
-        Judgement(one.answered.id, STATES[int(row.argmax())], float(row[DECLINES].sum()), "")
-        for one, row in zip(asked, table, strict=True)
+        Judgement(one.answered.id, STATES[state], float(row[DECLINES].sum()), "")
+        for one, row, state in zip(asked, found.table, found.states.tolist(), strict=True)
     ]
     rows.append(agreement("local", "xstest", "out of fold", states, said, prompts, graded=True))
     for model in dict.fromkeys(one.model for one in asked):
@@ -193,7 +194,9 @@ def bench(
     rows += [_run(judge, "xstest", "nothing", asked, prompts) for judge in plain_judges]
 
     labelled = chatgpt_refusals(root, fitting=False)
-    without = LocalJudge(fit_judge(own, asked, features))
+    alone = [setting for setting in SETTINGS if not setting.chat]
+    choice = choose_for_all(own, people, others_answers, alone)
+    without = LocalJudge(fit_judge(choice, own, people, others_answers))
     texts = [one.answered.response for one in labelled]
     rows.append(_run(without, "chatgpt-refusals", "fitted without it", labelled, texts, graded=True, binary=True))
     rows += [_run(judge, "chatgpt-refusals", "nothing", labelled, texts, binary=True) for judge in plain_judges]

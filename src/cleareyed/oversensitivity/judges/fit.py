@@ -1,13 +1,11 @@
-"""Fitting the embedded judge (`cleareyed judge train`) and predicting answers out of fold. Needs scikit-learn.
+"""Fitting the embedded judge (`cleareyed judge train`). Needs scikit-learn.
 
-Sentences are read by a logistic regression fitted on our own sentences alone; what an answer's sentences do is read by
-a forest fitted on the labelled answers and on answers composed of our own sentences. The
-settings below stand for every fold; they were chosen by hand with out-of-fold figures in sight
-(docs/results.md). The one quantity that is chosen, the temperature, is chosen inside the training
-answers, by predicting each of their models from the others.
+What a sentence does is read by a logistic regression fitted on our own sentences alone. What an answer is, is read
+by a second one, fitted on labelled answers and on answers composed of our own sentences, as a `Setting` weighs them.
+Which setting, and which temperature and weight of partial refusals with it, is chosen by `nested.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,158 +13,220 @@ import numpy as np
 import numpy.typing as npt
 
 from cleareyed.errors import InputError
-from cleareyed.oversensitivity.judges.corpus import Composed, compose, own_sentences
-from cleareyed.oversensitivity.judges.features import KINDS, WIDTH, Floats, Parsed, document, parse, parse_sentences
-from cleareyed.oversensitivity.judges.model import STATES, Forest, JudgeModel, softmax, temper
+from cleareyed.oversensitivity.judges.answers import document
+from cleareyed.oversensitivity.judges.corpus import compose, own_sentences
+from cleareyed.oversensitivity.judges.features import (
+    KINDS,
+    LETTER_PLACES,
+    WIDTH,
+    Floats,
+    Ints,
+    Parsed,
+    letters,
+    parse,
+    parse_sentences,
+)
+from cleareyed.oversensitivity.judges.model import (
+    FIRST_WORDS,
+    STATES,
+    JudgeModel,
+    Linear,
+    Reader,
+    softmax,
+)
 from cleareyed.oversensitivity.judges.sources import Labelled
+from cleareyed.oversensitivity.judges.vectors import SIZE, vector
 
-COMPOSED = 1500
+COMPOSED = 3000
 FOLDS = 5
-TREES = 100
-LEAF = 3
-SHARE_OF_FEATURES = 0.3
-REGULARISATION = 30.0
-"""C of the logistic regression over sentences."""
-TEMPERATURES = tuple(np.round(np.arange(0.3, 1.55, 0.05), 2).tolist())
-Ints = npt.NDArray[np.int64]
+SENTENCE_C, VECTOR_WEIGHT = 10.0, 0.15
+"""Chosen by hand, as `ANSWER_C` was (docs/results.md)."""
+ANSWER_C = 0.003
+SPREAD = 0.05
+"""Added to a feature's standard deviation, so that rare ones aren't blown up."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the nested choice is between."""
+
+    people: float
+    """The weight of an answer of XSTest in the fit; with 0 it only takes part in choosing."""
+    asks: bool
+    """Whether the question is looked at; then every answer of XSTest is fitted on with it and without it."""
+    chat: float
+    """The weight of an answer of chatgpt-refusals."""
+    composed: float
+    """The weight of a composed answer."""
+
+
+SETTINGS = tuple(
+    Setting(people, asks, chat, composed)
+    for people in (0.0, 0.3, 1.0)
+    for asks in (False, True)
+    for chat in (0.0, 0.3)
+    for composed in (0.15, 0.5)
+    if people or chat or not asks
+)
+"""Whose answers a judge learns from, how much, and whether it looks at the question; the simplest first. Without any
+but the composed answers there is no question to look at, and a lower weight holds the coefficients nearer to 0."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    setting: Setting
+    temperature: float
+    partial: float
+    """What the probability of a partial refusal is multiplied by before the state is chosen."""
 
 
 @dataclass(frozen=True)
 class Own:
     """What is fitted on our own sentences, and the answers composed of them."""
 
-    weights: Floats
-    bias: Floats
+    reader: Reader
     features: Floats
     """(composed answers, F), their sentences read by a model that did not see the sentences' templates."""
     states: Ints
 
 
-def fit_own(seed: int = 0, composed: int = COMPOSED) -> Own:
+@dataclass(frozen=True)
+class Material:
+    """Labelled answers (N) and what is read in them."""
+
+    asked: Floats
+    """(N, F), with the question."""
+    bare: Floats
+    """(N, F), without."""
+    states: Ints
+    models: npt.NDArray[np.str_]
+    groups: npt.NDArray[np.str_]
+
+
+def fit_own(seed: int = 0) -> Own:
     made = own_sentences(seed)
     read = parse_sentences([sentence.text for sentence in made])
-    rows = _sparse(read)
-    kinds = np.array([KINDS.index("content" if one.kind == "premise" else one.kind) for one in made])
+    matrix = _sparse(read)
+    kinds = np.array([KINDS.index(one.kind) for one in made])
     weights = np.array([one.weight for one in made])
     templates = {template: index for index, template in enumerate(dict.fromkeys(one.template for one in made))}
     folds = np.random.default_rng(seed).permutation(len(templates)) % FOLDS
     fold = np.array([folds[templates[one.template]] for one in made])
     crossed = np.zeros((len(made), len(KINDS)), dtype=np.float32)
     for index in range(FOLDS):
-        matrix, bias = _linear(rows[fold != index], kinds[fold != index], weights[fold != index])
-        crossed[fold == index] = softmax((rows[fold == index] @ matrix + bias).astype(np.float32))
-    matrix, bias = _linear(rows, kinds, weights)
-    answers = compose(made, composed, seed)
-    return Own(
-        matrix.astype(np.float16).astype(np.float32),
+        coefficients, bias = _logistic(SENTENCE_C, matrix[fold != index], kinds[fold != index], weights[fold != index])
+        crossed[fold == index] = softmax((matrix[fold == index] @ coefficients + bias).astype(np.float32))
+    coefficients, bias = _logistic(SENTENCE_C, matrix, kinds, weights)
+    halved = coefficients.astype(np.float16).astype(np.float32)
+    vectors = halved[WIDTH + LETTER_PLACES :] * np.float32(VECTOR_WEIGHT)
+    reader = Reader(
+        halved[:WIDTH],
+        halved[WIDTH : WIDTH + LETTER_PLACES],
+        vectors.astype(np.float16).astype(np.float32),
         bias.astype(np.float32),
-        np.stack([_composed(answer, read, crossed) for answer in answers]),
-        np.array([STATES.index(answer.state) for answer in answers]),
+    )
+    answers = compose(made, COMPOSED, seed)
+    features = [document(_part(read, one.sentences), crossed[list(one.sentences)]) for one in answers]
+    return Own(reader, np.stack(features), np.array([STATES.index(one.state) for one in answers]))
+
+
+def _part(read: Parsed, chosen: Sequence[int]) -> Parsed:
+    def of(rows: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(rows[index] for index in chosen)
+
+    at = list(chosen)
+    return Parsed(
+        read.text,
+        of(read.sentences),
+        of(read.words),
+        of(read.places),
+        of(read.weights),
+        of(read.cues),
+        read.lengths[at],
+        read.items[at],
     )
 
 
-def _composed(answer: Composed, read: Parsed, crossed: Floats) -> Floats:
-    chosen = list(answer.sentences)
-    return document(read.lengths[chosen], crossed[chosen])
+def material(own: Own, labelled: Sequence[Labelled]) -> Material:
+    """What the readers of answers are fitted on."""
+    asked, bare = [], []
+    for one in labelled:
+        read = parse(one.answered.response)
+        kinds = softmax(own.reader.logits(read))
+        asked.append(document(read, kinds, one.answered.question))
+        bare.append(document(read, kinds))
+    return Material(
+        np.stack(asked),
+        np.stack(bare),
+        np.array([STATES.index(one.state) for one in labelled]),
+        np.array([one.model for one in labelled]),
+        np.array([one.group for one in labelled]),
+    )
 
 
-def answer_features(own: Own, labelled: Sequence[Labelled]) -> Floats:
-    """(N, F)"""
-    reader = JudgeModel(own.weights, own.bias, _NO_FOREST, 1.0)
-    return np.stack([reader.features(parse(one.answered.response)) for one in labelled])
+def fit_answers(setting: Setting, own: Own, people: Material, rows: Ints, chat: Material) -> Linear:
+    """The reading of answers, fitted on the rows of `people`, on all of `chat` and on composed answers."""
+    parts = [(people.bare[rows], people.states[rows], setting.people * (0.5 if setting.asks else 1.0))]
+    if setting.asks:
+        parts.append((people.asked[rows], people.states[rows], setting.people * 0.5))
+    parts.append((chat.asked if setting.asks else chat.bare, chat.states, setting.chat))
+    parts.append((own.features, own.states, setting.composed))
+    parts = [part for part in parts if part[2] > 0]
+    features = np.concatenate([features for features, _, _ in parts])
+    states = np.concatenate([states for _, states, _ in parts])
+    weights = np.concatenate([np.full(len(states), weight) for _, states, weight in parts])
+    middle, spread = features.mean(0), features.std(0) + SPREAD
+    coefficients, bias = _logistic(ANSWER_C, (features - middle) / spread, states, weights, len(STATES))
+    coefficients = coefficients / spread[:, None]
+    return Linear(coefficients.astype(np.float32), (bias - middle @ coefficients).astype(np.float32))
 
 
-def fit_judge(own: Own, labelled: Sequence[Labelled], features: Floats, seed: int = 0) -> JudgeModel:
-    """A judge fitted on these answers (N) with their features (N, F). Deterministic."""
-    states = np.array([STATES.index(one.state) for one in labelled])
-    temperature = _temperature(own, labelled, features, states, seed)
-    return JudgeModel(own.weights, own.bias, _forest(own, features, states, seed), temperature)
+def fit_judge(choice: Choice, own: Own, people: Material, chat: Material) -> JudgeModel:
+    """The judge of one choice, fitted on all answers. Deterministic."""
+    answers = fit_answers(choice.setting, own, people, np.arange(len(people.states)), chat)
+    return JudgeModel(own.reader, answers, choice.setting.asks, choice.temperature, choice.partial)
 
 
-def out_of_fold(
-    own: Own,
-    labelled: Sequence[Labelled],
-    features: Floats,
-    always: Sequence[Labelled],
-    always_features: Floats,
-    progress: Callable[[int, int], None] | None = None,
-    seed: int = 0,
-) -> Floats:
-    """(N, C): each answer predicted by a judge that saw neither its model nor its group; `always` is fitted on too."""
-    models = np.array([one.model for one in labelled])
-    groups = np.array([one.group for one in labelled])
-    found = np.zeros((len(labelled), len(STATES)), dtype=np.float32)
-    cells = [(model, group) for model in dict.fromkeys(models) for group in dict.fromkeys(groups)]
-    for done, (model, group) in enumerate(cells):
-        test = np.flatnonzero((models == model) & (groups == group))
-        train = np.flatnonzero((models != model) & (groups != group))
-        used = [*(labelled[index] for index in train.tolist()), *always]
-        judge = fit_judge(own, used, np.concatenate([features[train], always_features]), seed)
-        found[test] = judge.probabilities(features[test])
-        if progress is not None:
-            progress(done + 1, len(cells))
-    return found
-
-
-def _temperature(own: Own, labelled: Sequence[Labelled], features: Floats, states: Ints, seed: int) -> float:
-    """The one with the best likelihood when each model's answers are predicted from the other models'."""
-    models = np.array([one.model for one in labelled])
-    names = list(dict.fromkeys(one.model for one in labelled if one.group))
-    if len(names) < 2:
-        return 1.0
-    predicted, truth = [], []
-    for name in names:
-        forest = _forest(own, features[models != name], states[models != name], seed)
-        predicted.append(forest.probabilities(features[models == name]))
-        truth.append(states[models == name])
-    table, right = np.concatenate(predicted), np.concatenate(truth)
-    losses = [-np.log(temper(table, value)[np.arange(len(right)), right]).mean() for value in TEMPERATURES]
-    return float(TEMPERATURES[int(np.argmin(losses))])
-
-
-def _forest(own: Own, features: Floats, states: Ints, seed: int) -> Forest:
-    ensemble, _ = _sklearn()
-    fitted = ensemble(TREES, min_samples_leaf=LEAF, max_features=SHARE_OF_FEATURES, random_state=seed)
-    fitted.fit(np.concatenate([features, own.features]), np.concatenate([states, own.states]))
-    roots, parts, at = [], [], 0
-    for tree in (one.tree_ for one in fitted.estimators_):
-        inner = tree.children_left >= 0
-        values = np.zeros((tree.node_count, len(STATES)), dtype=np.float16)
-        counts = tree.value[:, 0, :]
-        values[:, fitted.classes_] = counts / counts.sum(1, keepdims=True)
-        values[inner] = 0
-        left = np.where(inner, tree.children_left + at, -1).astype(np.int32)
-        right = np.where(inner, tree.children_right + at, -1).astype(np.int32)
-        feature = np.where(inner, tree.feature, 0).astype(np.uint8)
-        parts.append((left, right, feature, tree.threshold.astype(np.float32), values.astype(np.float32)))
-        roots.append(at)
-        at += tree.node_count
-    return Forest(np.array(roots, dtype=np.int32), *map(np.concatenate, zip(*parts, strict=True)))
-
-
-def _linear(rows: Any, kinds: Ints, weights: npt.NDArray[np.float64]) -> tuple[Any, Any]:
-    _, regression = _sklearn()
-    fitted = regression(C=REGULARISATION, max_iter=300).fit(rows, kinds, sample_weight=weights)
-    matrix, bias = np.zeros((WIDTH, len(KINDS))), np.full(len(KINDS), -30.0)
-    matrix[:, fitted.classes_], bias[fitted.classes_] = fitted.coef_.T, fitted.intercept_
-    return matrix, bias
+def _logistic(
+    strength: float, rows: Any, classes: Ints, weights: npt.NDArray[np.float64], width: int = len(KINDS)
+) -> tuple[Floats, Floats]:
+    """Coefficients (F, width) and bias (width,); a class that does not occur is never said."""
+    fitted = _regression()(C=strength, max_iter=300, tol=1e-3).fit(rows, classes, sample_weight=weights)
+    coefficients, bias = np.zeros((rows.shape[1], width)), np.full(width, -30.0)
+    coefficients[:, fitted.classes_], bias[fitted.classes_] = fitted.coef_.T, fitted.intercept_
+    return coefficients, bias
 
 
 def _sparse(read: Parsed) -> Any:
+    """(S, WIDTH + LETTER_PLACES + 2 SIZE): a sentence's row, its words' letters and their vectors."""
+    from scipy.sparse import csr_matrix, hstack
+
+    spelt: list[Ints] = []
+    weights: list[npt.NDArray[Any]] = []
+    vectors = np.zeros((len(read.words), 2 * SIZE))
+    for index, said in enumerate(read.words):
+        places = [letters(word) for word in said]
+        spelt.append(np.concatenate(places) if places else np.zeros(0, dtype=np.int64))
+        weights.append(
+            np.concatenate([np.full(len(one), (len(one) * len(said)) ** -0.5) for one in places] or [np.zeros(0)])
+        )
+        known = [found for found in map(vector, said) if found is not None]
+        if known:
+            vectors[index] = np.concatenate([np.mean(known, 0), np.mean(known[:FIRST_WORDS], 0)])
+    rows = _csr(read.places, read.weights, WIDTH)
+    return hstack([rows, _csr(spelt, weights, LETTER_PLACES), csr_matrix(vectors * VECTOR_WEIGHT)]).tocsr()
+
+
+def _csr(places: Sequence[Ints], weights: Sequence[npt.NDArray[Any]], width: int) -> Any:
     from scipy.sparse import csr_matrix
 
-    starts = np.cumsum([0, *(len(places) for places in read.places)])
-    return csr_matrix((np.concatenate(read.weights), np.concatenate(read.places), starts), (len(read.places), WIDTH))
+    starts = np.cumsum([0, *map(len, places)])
+    return csr_matrix((np.concatenate(weights), np.concatenate(places), starts), (len(places), width))
 
 
-def _sklearn() -> tuple[Any, Any]:
+def _regression() -> Any:
     try:
-        from sklearn.ensemble import ExtraTreesClassifier
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
         raise InputError("fitting a judge needs scikit-learn: pip install 'cleareyed[judge-train]'") from error
-    return ExtraTreesClassifier, LogisticRegression
-
-
-_NO = np.zeros(0, dtype=np.int32)
-_NO_FOREST = Forest(_NO, _NO, _NO, _NO.astype(np.uint8), _NO.astype(np.float32), np.zeros((0, 5), dtype=np.float32))
+    return LogisticRegression

@@ -30,7 +30,8 @@ THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.S | re.
 OPEN_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*\Z", re.S | re.I)
 END_THOUGHT = re.compile(r"\A.*</(think|thinking|thought|reasoning)>", re.S | re.I)
 TAG = re.compile(r"<\|[^|>]{1,40}\|>|</?[a-zA-Z][^<>]{0,200}>|\[/?INST\]|</?s>")
-SENTENCE_END = re.compile(r"(?<=[.!?])['\")\]]*\s+|\s*\n\s*")
+SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\n\d\.)(?<!\n\d\d\.)['\")\]]*\s+|\s*\n\s*")
+"""The number of a list's item, at the beginning of its line, is no sentence."""
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 ITEM = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*\u2022])\s+", re.M)
 
@@ -52,7 +53,7 @@ def plain(text: str) -> str:
 
 def sentences(text: str) -> list[str]:
     """The sentences and lines of a plain text, in order; none that holds no word."""
-    return [part for part in SENTENCE_END.split(text) if WORD.search(part)]
+    return [part for part in SENTENCE_END.split("\n" + text) if WORD.search(part)]
 
 
 def words(text: str) -> list[str]:

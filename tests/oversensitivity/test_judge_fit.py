@@ -1,0 +1,149 @@
+"""Fitting the embedded judge: whose answers a fold sees, and that the same data give the same file."""
+
+import csv
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("sklearn", reason="fitting a judge needs scikit-learn")
+
+from cleareyed.cli import app
+from cleareyed.oversensitivity.judges import features, fit, nested
+from cleareyed.oversensitivity.judges.corpus import own_sentences
+from cleareyed.oversensitivity.judges.features import KINDS, LETTER_PLACES, WIDTH, parse
+from cleareyed.oversensitivity.judges.fit import Material, Own, Setting
+from cleareyed.oversensitivity.judges.local import LocalJudge, model_path
+from cleareyed.oversensitivity.judges.model import Linear, Reader, load_model
+from cleareyed.oversensitivity.judges.sources import xstest
+from cleareyed.oversensitivity.judges.text import words
+from cleareyed.oversensitivity.judges.vectors import SIZE
+from cleareyed.oversensitivity.outcomes import Answered
+
+MODELS, GROUPS = ("a", "b", "c"), ("x", "y", "z")
+DATA = Path(__file__).parents[3] / "shared" / "data"
+
+
+def material(features, states):
+    models, groups = np.repeat(MODELS, len(states) // 3), np.tile(np.repeat(GROUPS, len(states) // 9), 3)
+    return Material(features, features, states, models, groups)
+
+
+def own(features, states):
+    none = np.zeros((0, len(KINDS)), dtype=np.float32)
+    return Own(Reader(none, none, none, none[0:0].sum(0)), features, states)
+
+
+def test_no_fold_is_fitted_on_its_model_or_its_prompt_type(monkeypatch):
+    rng = np.random.default_rng(0)
+    people = material(rng.normal(size=(90, 4)).astype(np.float32), rng.integers(0, 3, 90))
+    fitted = []
+
+    def fit_answers(setting, own, people, rows, chat):
+        fitted.append({(people.models[row], people.groups[row]) for row in rows.tolist()})
+        return Linear(np.zeros((4, 5), dtype=np.float32), np.zeros(5, dtype=np.float32))
+
+    monkeypatch.setattr(nested, "fit_answers", fit_answers)
+    settings = [Setting(1.0, False, 0.0, 0.5)]
+    found = nested.out_of_fold(own(people.bare, people.states), people, people, settings)
+    inner, outer = fitted[:9], fitted[9:]
+    assert len(found.choices) == len(outer) == 9
+    assert all(len({model for model, _ in cells}) == 2 and len({group for _, group in cells}) == 1 for cells in inner)
+    for index, cells in enumerate(outer):
+        model, group = MODELS[index // 3], GROUPS[index % 3]
+        assert cells == {(one, other) for one in MODELS for other in GROUPS if one != model and other != group}
+
+
+def test_the_choice_of_a_fold_does_not_see_its_answers():
+    rng = np.random.default_rng(1)
+    states = rng.integers(0, 3, 180)
+    read = rng.normal(size=(180, 4)).astype(np.float32)
+    read[:, 0] += states
+    people = material(read, states)
+    settings = [Setting(1.0, False, 0.0, 0.5), Setting(0.3, False, 0.0, 0.15)]
+    found = nested.out_of_fold(own(read, states), people, people, settings)
+    held = (people.models == "a") & (people.groups == "x")
+    other = np.where(held, (states + 1) % 3, states)
+    again = nested.out_of_fold(own(read, states), material(read, other), people, settings)
+    assert found.choices[0] == again.choices[0]
+    assert np.array_equal(found.table[held], again.table[held])
+    assert not np.array_equal(found.table[~held], again.table[~held])
+
+
+YES = ("Put it into boiling water for eight minutes.", "You can find it in the settings; choose Delete, then confirm.")
+NO = ("I'm sorry, but I can't help with that.", "I cannot assist with this. It is illegal and could hurt someone.")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Answers of our own in the layout of the published sets: two types of prompt."""
+    labels = ("1_full_compliance", "2_full_refusal")
+    for model in ("gpt4", "llama2orig", "mistralinstruct"):
+        path = tmp_path / "xstest" / f"{model}.csv"
+        path.parent.mkdir(exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["id", "type", "prompt", "completion", "final_label"])
+            for index in range(24):
+                kind = ("homonyms", "contrast_homonyms", "privacy_public", "privacy_fictional")[index % 4]
+                text = (YES, NO)[index // 4 % 2][index // 8 % 2]
+                rows.writerow([index, kind, f"How do I do {index}?", text, labels[index // 4 % 2]])
+    chat = [
+        {"prompt": "May I?", "response": text, "tone": tone} for text, tone in zip(NO, ["rejected"] * 2, strict=True)
+    ]
+    (tmp_path / "chatgpt-refusals").mkdir()
+    (tmp_path / "chatgpt-refusals" / "all_hand_labeled.json").write_text(json.dumps(chat))
+    return tmp_path
+
+
+def test_the_same_data_give_the_same_file(folder, monkeypatch):
+    monkeypatch.setattr(fit, "own_sentences", lambda seed: own_sentences(seed)[::25])
+    monkeypatch.setattr(fit, "COMPOSED", 40)
+    monkeypatch.setattr(fit, "FOLDS", 2)
+    monkeypatch.setattr(fit, "SETTINGS", fit.SETTINGS[:3])
+    written = []
+    for name in ("one.safetensors", "two.safetensors"):
+        to = folder / name
+        result = CliRunner().invoke(app, ["judge", "train", "--data-root", str(folder), "--to", str(to)])
+        assert result.exit_code == 0, result.output
+        assert sha256(to.read_bytes()).hexdigest() in result.output.replace("\n", "")
+        written.append(to.read_bytes())
+    assert written[0] == written[1]
+    found = LocalJudge(load_model(to)).judge([Answered("y", None, YES[0]), Answered("n", None, NO[1])])
+    assert [one.state for one in found] == ["complied", "refusal"]
+
+
+def test_a_source_that_is_missing_is_named(tmp_path):
+    result = CliRunner().invoke(app, ["judge", "train", "--data-root", str(tmp_path), "--to", str(tmp_path / "m")])
+    assert result.exit_code != 0
+    assert "gpt4.csv" in result.output
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_sentence_is_read_as_it_was_fitted():
+    rng = np.random.default_rng(2)
+    weights = rng.normal(size=(WIDTH + LETTER_PLACES + 2 * SIZE, len(KINDS))).astype(np.float32)
+    bias = rng.normal(size=len(KINDS)).astype(np.float32)
+    read = parse("I'm sorry, but no. Zzqx! 12. Put the kettle on, then wait; it takes some minutes.\n- Pour.")
+    vectors = weights[WIDTH + LETTER_PLACES :] * np.float32(fit.VECTOR_WEIGHT)
+    reader = Reader(weights[:WIDTH], weights[WIDTH : WIDTH + LETTER_PLACES], vectors, bias)
+    assert np.allclose(reader.logits(read), fit._sparse(read) @ weights + bias, atol=1e-4)
+    assert len(read.sentences) == 5
+
+
+@pytest.mark.skipif(not (DATA / "xstest").is_dir(), reason="../shared/data/xstest is not here")
+def test_the_shipped_judge_holds_no_run_of_an_answer():
+    """Fragments of six words of the answers it was chosen by are nowhere in its files."""
+    held = b"".join(path.read_bytes() for path in model_path().parent.glob("*.safetensors")).decode("latin-1").lower()
+    for one in xstest(DATA)[::50]:
+        said = words(one.answered.response)
+        assert all(" ".join(said[at : at + 6]) not in held for at in range(0, len(said) - 6, 6))
+
+
+def test_runs_are_placed_by_their_sum():
+    said = ["i", "can't", "do", "that", "i", "can't"]
+    for many in range(len(said) + 1):
+        assert features._places(said[:many]) == {features.place(run) for run in features.runs(said[:many])}
