@@ -53,6 +53,27 @@ def label(
 
 
 @app.command()
+def correct(
+    judged: Annotated[Path, typer.Argument(help="What a judge said of all answers: a file of `judge label`.")],
+    people: Annotated[Path, typer.Argument(help="What people say of some of them, drawn at random: the same form.")],
+) -> None:
+    """Correct the rate of declined answers for the judge's errors, by labels of people for some of them.
+
+    \b
+    cleareyed judge label answers.json --json judged.json
+    cleareyed judge label answers.json --judge human:labels.jsonl --json people.json
+    cleareyed judge correct judged.json people.json
+
+    By prediction-powered inference (PPI++, arXiv 2311.01453) and by the judge's sensitivity and specificity (Rogan and
+    Gladen 1978). Rows of people that are undecided count as not labelled; at least ten labels are needed.
+    """
+    with plain_errors("nothing was written"):
+        from cleareyed.correct_command import correct as run
+
+        run(judged, people)
+
+
+@app.command()
 def train(
     data_root: DataRoot = None,
     to: Annotated[Path, typer.Option(help="The model's file.")] = Path("judge.safetensors"),

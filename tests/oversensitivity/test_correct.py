@@ -1,5 +1,7 @@
 """Rates corrected for a judge's errors: right on the whole, and none without labels."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -58,3 +60,41 @@ def test_rogan_gladen_gives_back_what_was_put_in():
     found = rogan_gladen(judged, truth, list(range(1000)))
     assert found.judged == pytest.approx(0.34)
     assert found.rate.value == pytest.approx(0.3)
+
+
+def test_the_command_corrects_what_two_files_of_labels_say(command, tmp_path):
+    rng = np.random.default_rng(5)
+    truth, judged = draw(rng, 600, 0.3, 0.8, 0.9)
+
+    def write(name, flags, marks=()):
+        rows = [
+            {"id": f"a{i}", "state": "undecided" if i in marks else "refusal" if flag else "partial", "reason": ""}
+            for i, flag in flags
+        ]
+        path = tmp_path / name
+        lines = path.suffix == ".jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows) if lines else json.dumps(rows))
+        return path
+
+    everything = list(enumerate(judged))
+    sample = [(i, truth[i]) for i in rng.choice(600, 120, replace=False).tolist()]
+    all_of_them = write("judged.json", everything, {599})
+    people = write("people.jsonl", sample, {sample[0][0]})
+    found = command("judge", "correct", all_of_them, people)
+    assert found.exit_code == 0, found.output
+    lines = {
+        line.split("│")[1].strip(): line.split("│")[2].strip() for line in found.output.splitlines() if "│" in line
+    }
+    assert lines["as judged"] == f"{100 * judged[:599].mean():.1f} %"
+    places = [i for i, _ in sample[1:] if i != 599]
+    expected = prediction_powered(judged[:599], truth[places], places).rate.value
+    assert lines["prediction-powered (PPI++)"] == f"{100 * expected:.1f} %"
+    assert "Rogan-Gladen" in lines and f"{len(places)} labels alone" in lines
+
+    few = command("judge", "correct", all_of_them, write("few.json", sample[:5]))
+    assert few.exit_code != 0 and "label more" in few.output
+    strange = command("judge", "correct", write("part.json", everything[:20]), people)
+    assert strange.exit_code != 0 and "are not in" in strange.output
+    (tmp_path / "bad.json").write_text('[{"id": "a", "state": "no"}]')
+    bad = command("judge", "correct", all_of_them, tmp_path / "bad.json")
+    assert bad.exit_code != 0 and "row 0.state" in bad.output
