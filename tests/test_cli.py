@@ -329,7 +329,7 @@ def test_serve_and_preflight_refuse_what_they_cannot_take(command: Command, tmp_
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(command: Command, recipe_file: Path, tmp_path: Path) -> None:
-    steps = ("steps=80", "eval_every=0", "save_every=20", "measure=[]")
+    steps = ("steps=240", "eval_every=0", "save_every=60", "measure=[]")
     process = subprocess.Popen(
         [*PROGRAM, "train", str(recipe_file), *steps],
         cwd=tmp_path,
@@ -342,17 +342,17 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(command: Command, recipe_
     while process.poll() is None and time.monotonic() < deadline:
         if metrics.is_file() and metrics.read_text().count("\n") >= 2:
             break
-        time.sleep(0.05)
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, written = process.communicate(timeout=120)
     assert process.returncode == 130
     assert written.splitlines()[-1] == "interrupted; add --resume to the same command to go on"
     done = len(read_metrics(RunFolder(tmp_path / "runs/small")))
-    assert 2 <= done < 80
+    assert 2 <= done < 240
 
     result = command("train", recipe_file, *steps, "--resume")
     assert result.exit_code == 0, result.output
-    assert [row["step"] for row in read_metrics(RunFolder(tmp_path / "runs/small"))] == list(range(1, 81))
+    assert [row["step"] for row in read_metrics(RunFolder(tmp_path / "runs/small"))] == list(range(1, 241))
 
 
 def environment() -> dict[str, str]:
