@@ -136,13 +136,6 @@ class Decoder:
         self.prompts, self.places = len(prefix.mask), group
         self.prompt = self.live // group  # (n,)
         self.slots = self.live  # (n,) each row's place in the grid, counted through
-        # By layer (B * Hkv, P, d), float32, read by every step.
-        self.keys = [keys.detach().float().flatten(0, 1).contiguous() for keys in prefix.keys]
-        self.values = [values.detach().float().flatten(0, 1).contiguous() for values in prefix.values]
-        self.padding: Tensor | None = None  # (B * Hkv, 1, P): -inf on padding; None where there is none
-        if not bool(prefix.mask.all()):
-            padding = torch.zeros(prefix.mask.shape, device=device).masked_fill(~prefix.mask, -torch.inf)
-            self.padding = padding.repeat_interleave(weights.kv_heads, 0)[:, None]
         start = prefix.next_positions.min()
         self.position = (prefix.next_positions - start)[self.prompt]  # (n,) of each row's next token, from `start`
         span = int(prefix.next_positions.max() - start) + max_tokens
@@ -151,6 +144,18 @@ class Decoder:
         angles = torch.complex(cos[0], sin[0])[:, : weights.head_size // 2]  # the second half repeats the first
         self.angles = angles[:, None]  # (span, 1, d / 2) complex
         self.max_tokens = max_tokens
+        self._hold(prefix)
+
+    def _hold(self, prefix: Prefix) -> None:
+        """Take the prompts' keys and values, and make room for those of completions."""
+        weights, device = self.weights, prefix.mask.device
+        # By layer (B * Hkv, P, d), float32, read by every step.
+        self.keys = [keys.detach().float().flatten(0, 1).contiguous() for keys in prefix.keys]
+        self.values = [values.detach().float().flatten(0, 1).contiguous() for values in prefix.values]
+        self.padding: Tensor | None = None  # (B * Hkv, 1, P): -inf on padding; None where there is none
+        if not bool(prefix.mask.all()):
+            padding = torch.zeros(prefix.mask.shape, device=device).masked_fill(~prefix.mask, -torch.inf)
+            self.padding = padding.repeat_interleave(weights.kv_heads, 0)[:, None]
         # By layer keys and values: (L, 2, B * Hkv * places, room, d)
         shape = (len(weights.layers), 2, self.prompts * weights.kv_heads * self.places, 0, weights.head_size)
         self.own = torch.zeros(shape, device=device)

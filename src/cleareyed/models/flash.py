@@ -114,11 +114,12 @@ class _PackedPrefix(torch.autograd.Function):
         return dq_first[behind.back].add_(dq), dk, dv, dkeys, dvalues, None
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, queries: Rows, keys: Rows, causal: bool) -> tuple[Tensor, ...]:
-    """Output (M, H, d), log-sum-exp (H, M), and the two that the backward wants back."""
-    return _forward(
-        q, k, v, queries.starts, keys.starts, queries.longest, keys.longest, 0.0, causal, return_debug_mask=False
-    )
+def _flash(
+    q: Tensor, k: Tensor, v: Tensor, queries: Rows, keys: Rows, causal: bool, **more: Any
+) -> tuple[Tensor, ...]:
+    """Output (M, H, d), log-sum-exp (H, M), and the two that the backward wants back; `more` for the kernel."""
+    sizes = queries.starts, keys.starts, queries.longest, keys.longest
+    return _forward(q, k, v, *sizes, 0.0, causal, return_debug_mask=False, **more)
 
 
 def _flash_back(
@@ -159,19 +160,8 @@ def attend_used(query: Tensor, keys: Tensor, values: Tensor, groups: Used) -> tu
     graph can hold it; in another precision than bf16, or on a CPU, it is computed plainly.
     """
     if query.is_cuda and query.dtype == torch.bfloat16:
-        starts, sizes = (groups.queries.starts, groups.keys.starts), (groups.queries.longest, groups.keys.longest)
-        output, height, *_ = _forward(
-            query,
-            keys.flatten(0, 1),
-            values.flatten(0, 1),
-            *starts,
-            *sizes,
-            0.0,
-            False,
-            return_debug_mask=False,
-            scale=1.0,
-            seqused_k=groups.used,
-        )
+        flat = (query, keys.flatten(0, 1), values.flatten(0, 1))
+        output, height, *_ = _flash(*flat, groups.queries, groups.keys, False, scale=1.0, seqused_k=groups.used)
         return output, height
     query = query.unflatten(0, (len(keys), -1))
     scores = torch.einsum("grhd,gkhd->hgrk", query, keys).float()

@@ -377,8 +377,8 @@ def _own_blocks(vlm: VLM, grids: Tensor) -> Iterator[None]:
     fuse = fused.wanted(vlm.device) and all(type(block) is Qwen2VLVisionBlock for block in tower.blocks)
     lengths = torch.repeat_interleave(grids[:, 1] * grids[:, 2], grids[:, 0]).tolist()
 
-    def fused_block(block: Any, x: Tensor, cu_seqlens: Tensor, position_embeddings: Any, **_: Any) -> Tensor:
-        return fused.vision_block(block, x, cu_seqlens, position_embeddings, lengths)
+    def fused_block(block: Any, x: Tensor, *, position_embeddings: Any, **_: Any) -> Tensor:
+        return fused.vision_block(block, x, position_embeddings, lengths)
 
     changed = []
     for block in tower.blocks:

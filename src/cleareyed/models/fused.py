@@ -6,7 +6,7 @@ of a layer, is computed again. Logits are kept in bf16, as the product makes the
 their gradient where they stand. The mathematics is that of `layers` and of a log-softmax, the weights are the model's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Attention = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
+"""(attention module, queries (N, Hq, T, d), keys and values (N, Hkv, T, d)) to (N, T, Hq, d)."""
 PIECE = 2**30
 """Most logits in one tensor, 2 GB in bf16: kernels count them in 32 bits."""
 
@@ -55,12 +56,10 @@ def layer(module: Any, x: Tensor, *, cos: Tensor, sin: Tensor, attention: Attent
     return x + down(mlp.act_fn(gate) * up), key, value
 
 
-def vision_block(
-    module: Any, x: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], lengths: list[int]
-) -> Tensor:
+def vision_block(module: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor], lengths: Sequence[int]) -> Tensor:
     """A block of Qwen2-VL's vision tower (arXiv 2409.12191, section 2.1): x (S, D) float32 of images in a row.
 
-    cu_seqlens: where each begins, `lengths` their patches; position_embeddings: cosines and sines (S, d) each.
+    position_embeddings: cosines and sines (S, d) each; lengths: the patches of each image.
     """
     own, mlp = module.attn, module.mlp
     cos, sin = (part.float().chunk(2, dim=-1)[0][:, None] for part in position_embeddings)  # (S, 1, d / 2) each
@@ -71,7 +70,7 @@ def vision_block(
     if len(set(lengths)) == 1:
         pieces = [[part.unflatten(0, (len(lengths), -1)).transpose(1, 2) for part in (query, key, value)]]
     else:
-        split = (part.split(lengths) for part in (query, key, value))
+        split = (part.split(list(lengths)) for part in (query, key, value))
         pieces = [[part[None].transpose(1, 2) for part in three] for three in zip(*split, strict=True)]
     out = [F.scaled_dot_product_attention(*three).transpose(1, 2).flatten(0, 1) for three in pieces]
     x = x + own.proj(torch.cat(out).flatten(1) if len(out) > 1 else out[0].flatten(1))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cleareyed.models import fused
-from cleareyed.models.decode import Decoder, DecoderWeights
+from cleareyed.models.decode import Decoder
 from cleareyed.models.flash import attend_used, groups_of
 from cleareyed.models.forward import Prefix
 
@@ -25,14 +25,13 @@ class GraphDecoder(Decoder):
 
     _graph: Any
 
-    def __init__(self, weights: DecoderWeights, prefix: Prefix, group: int, max_tokens: int) -> None:
-        super().__init__(weights, prefix, group, max_tokens)
-        dtype, device = weights.head.dtype, prefix.mask.device
+    def _hold(self, prefix: Prefix) -> None:
+        weights, dtype = self.weights, self.weights.head.dtype
         self.keys = [part.detach().transpose(1, 2).to(dtype).contiguous() for part in prefix.keys]
         self.values = [part.detach().transpose(1, 2).to(dtype).contiguous() for part in prefix.values]
         self.lengths = prefix.mask.sum(1, dtype=torch.int32)  # (B,)
-        shape = (len(weights.layers), 2, len(self.live), max_tokens, weights.kv_heads, weights.head_size)
-        self.own = torch.zeros(shape, dtype=dtype, device=device)
+        shape = (len(weights.layers), 2, len(self.live), self.max_tokens, weights.kv_heads, weights.head_size)
+        self.own = torch.zeros(shape, dtype=dtype, device=prefix.mask.device)
         self._settle()
 
     def step(self, ids: Tensor) -> Tensor:

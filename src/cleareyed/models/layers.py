@@ -7,7 +7,7 @@ backwards of their own, which keep little and make few passes; and the two entri
 (M-RoPE, arXiv 2409.12191, section 2.1) stand side by side, as one complex number: attention does not mind the order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cleareyed.models import fused
-
-Attention = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
-"""(attention module, queries (N, Hq, T, d), keys and values (N, Hkv, T, d)) to (N, T, Hq, d)."""
+from cleareyed.models.fused import Attention
 
 
 def pairs(size: int) -> Tensor:

@@ -82,19 +82,18 @@ def _decode(
         if last or step + 1 - seen == every:
             ending = ends[ids[seen : step + 1, decoder.live]]  # (steps, n)
             ended = ending.any(0) & ~over
-            lengths = seen + 1 + ending.byte().argmax(0)  # (n,)
-            done = {
-                number: completion
-                for length in lengths[ended].unique().tolist()
-                for number, completion in _completions(
-                    vlm, decoder.live[ended & (lengths == length)], ids[:length], logprobs[:length], "stop"
-                ).items()
-            }
-            seen = step + 1
-            if done:
-                yield done
+            first, seen = seen, step + 1
+            if ended.any():
+                lengths = first + 1 + ending.byte().argmax(0)  # (n,)
+                yield {
+                    number: completion
+                    for length in lengths[ended].unique().tolist()
+                    for number, completion in _completions(
+                        vlm, decoder.live[ended & (lengths == length)], ids[:length], logprobs[:length], "stop"
+                    ).items()
+                }
                 over |= ended
-                waiting += len(done)
+                waiting = int(over.sum())
                 if waiting == len(over):
                     return
             if last:
