@@ -64,7 +64,7 @@ def make_cell(folder: Path, options: argparse.Namespace, side: int, tokens: int,
 
 
 def best_of_trl(
-    cell: Cell, folder: Path, python: str, batches: Sequence[int], caches: Sequence[str], use_gpu: bool = False
+    cell: Cell, folder: Path, python: str, batches: Sequence[int], caches: Sequence[str]
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """TRL's fastest settings, and what each of those tried took.
 
@@ -80,7 +80,7 @@ def best_of_trl(
     for turn in range(max(len(batches), len(caches))):
         chosen = {"batch": batches[turn % len(batches)], "cache": caches[turn % len(caches)]}
         try:
-            tried.append({**chosen, "seconds": run_trl(cell, folder, python, chosen, use_gpu)["phases"]})
+            tried.append({**chosen, "seconds": run_trl(cell, folder, python, chosen)["phases"]})
         except SideFailed as error:
             failure = error
             tried.append({**chosen, "failed": str(error).splitlines()[-1]})
