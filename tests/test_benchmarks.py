@@ -125,7 +125,7 @@ def test_trl_gets_its_fastest_settings_of_those_that_work(
     cell = module.make_cell(tmp_path, module.parse(), 16, 3, 0.0)
     seconds = {4: {"generate": 1.0, "rest": 5.0}, 2: {"generate": 2.0, "rest": 3.0}}
 
-    def run_trl(cell: Any, folder: Path, python: str, chosen: Any, use_gpu: bool) -> dict[str, Any]:
+    def run_trl(cell: Any, folder: Path, python: str, chosen: Any) -> dict[str, Any]:
         if chosen["batch"] == 1:
             raise cells.OutOfMemory("out of memory")
         return {"phases": seconds[chosen["batch"]]}
