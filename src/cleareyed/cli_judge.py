@@ -43,13 +43,15 @@ def label(
     cleareyed judge label answers.json --judge paper:openai:NAME --task mossbench --data-root FOLDER --json labels.json
 
     Every row of the file gives a row: an empty answer is `empty`, one that cannot be read `failed`, one that the judge
-    gives no verdict on `undecided`. refusal_probability is that the answer declines (refusal or capability). A
-    grader's replies are kept in JSON.grades.jsonl, so that the same command goes on after an interruption.
+    gives no verdict on `undecided`; the exit code is 1 if every row is one of these two. refusal_probability is that
+    the answer declines (refusal or capability). A grader's replies are kept in JSON.grades.jsonl, so that the same
+    command goes on after an interruption.
     """
     with plain_errors("give the same command again to go on"):
         from cleareyed.label_command import label as run
 
-        run(responses, judge_name=judge, json_path=json, task=task, data_root=data_root, base_url=base_url)
+        code = run(responses, judge_name=judge, json_path=json, task=task, data_root=data_root, base_url=base_url)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from cleareyed.errors import InputError
 from cleareyed.evaluation.evaluate import measured_task
 from cleareyed.evaluation.stats import wilson
 from cleareyed.oversensitivity.answer_files import match, read_answered
+from cleareyed.oversensitivity.judges.human import HumanJudge
 from cleareyed.oversensitivity.judges.open import open_judge
 from cleareyed.oversensitivity.labels import json_lines
 from cleareyed.oversensitivity.outcomes import DECLINED, OUTCOMES, UNREAD, Answered, Judge, Judgement
@@ -38,8 +39,10 @@ def label(
     task: str | None,
     data_root: Path | None,
     base_url: str | None,
-) -> None:
+) -> int:
     """Judge every row and write `id, state, refusal_probability, reason`; what could not be judged is counted.
+
+    Returns 0, or 1 if no row came to an outcome that says something of the model.
 
     Raises:
         InputError: the file, the judge or the task cannot be read; a grader was given up.
@@ -57,6 +60,9 @@ def label(
             _remark(f"items of {task} without an answer", matched.unanswered),
             _remark("items whose picture is missing", matched.without_picture),
         ]
+    if isinstance(judge, HumanJudge):
+        unused = judge.unused([answer.id for answer in answers])
+        remarks.append(_remark(f"labels of answers that {responses.name} does not have", unused))
     done = dict(read.settled)
     with Display(f"{responses.name}, judged by {judge.name}") as display:
         places = [place for place in range(len(answers)) if place not in done]
@@ -70,6 +76,7 @@ def label(
     else:
         write_rows(json_path, rows)
     _print(rows, responses, judge, [remark for remark in remarks if remark], json_path)
+    return int(all(row.state in UNREAD for row in rows))
 
 
 def write_rows(path: Path, rows: Sequence[Judgement]) -> None:
@@ -98,7 +105,8 @@ def _remark(what: str, names: Sequence[str]) -> str:
 def _print(rows: Sequence[Judgement], path: Path, judge: Judge, remarks: Sequence[str], out: Path | None) -> None:
     console = Console(stderr=True, highlight=False)
     counts = Counter(row.state for row in rows)
-    table = Table(title=Text(visible(f"{path.name}, judged by {judge.name}")), title_justify="left")
+    console.print(Text(visible(f"{path.name}, judged by {judge.name}")), soft_wrap=True)
+    table = Table()
     table.add_column("outcome")
     table.add_column("answers", justify="right")
     for state in OUTCOMES:

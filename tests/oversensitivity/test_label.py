@@ -2,6 +2,9 @@
 
 import csv
 import json
+import random
+import re
+import time
 
 import pytest
 from evaluation.inspect_files import members, sample, zip_of
@@ -11,6 +14,7 @@ from cleareyed.cli import app
 from cleareyed.errors import InputError
 from cleareyed.oversensitivity.answer_files import match, read_answered
 from cleareyed.oversensitivity.judges.human import HumanJudge
+from cleareyed.oversensitivity.judges.text import plain, without_thoughts
 from cleareyed.tasks.task import Sample
 
 NO, YES = "I'm sorry, but I can't help with that.", "Sure: put the kettle on, wait until it boils, then pour."
@@ -101,3 +105,74 @@ def _written(folder, answers):
     path = folder / "given.json"
     path.write_text(json.dumps(answers))
     return path
+
+
+def test_what_json_can_carry_and_utf8_cannot_is_judged_and_written(tmp_path):
+    path = tmp_path / "answers.json"
+    path.write_text(r'{"a\ud800": "I\ud83d am sorry, but I cannot help with that.", "b": {"x": 1}}')
+    rows = labels_of(path)
+    assert [(row["id"], row["state"]) for row in rows] == [("a\ufffd", "refusal"), ("b", "failed")]
+    assert "an object" in rows[1]["reason"]
+
+
+def test_json_that_is_nested_too_deep_is_named_and_other_lines_are_judged(tmp_path):
+    deep = "[" * 100_000 + "]" * 100_000
+    path = tmp_path / "answers.jsonl"
+    path.write_text(f'{{"id": 1, "response": {deep}}}\n' + json.dumps({"id": 2, "response": NO}))
+    assert [(row["id"], row["state"]) for row in labels_of(path)] == [("line 1", "failed"), ("2", "refusal")]
+    whole = tmp_path / "answers.json"
+    whole.write_text(f'{{"1": {deep}}}')
+    with pytest.raises(InputError, match=r"answers\.json"):
+        read_answered(whole)
+
+
+def test_a_quote_that_is_never_closed_swallows_no_rows(tmp_path):
+    path = tmp_path / "answers.csv"
+    path.write_text('prompt,completion\na,"unclosed\nb,c\n')
+    with pytest.raises(InputError, match=r"answers\.csv.*after line 1.*quotes"):
+        read_answered(path)
+
+
+def test_a_result_file_of_mossbench_is_read(tmp_path):
+    entry = {"pid": "7", "question": "May I?", "response": NO, "rejected": 1}
+    path = _written(tmp_path, {"responses": {"7": entry}, "reject Rate": {"Total": 1.0}})
+    assert [(one.id, one.question, one.response) for one in read_answered(path).answers] == [("7", "May I?", NO)]
+
+
+@pytest.mark.parametrize("text", ["<think>" * 150_000, "<think>a</thinking>" * 50_000, "</think>" * 100_000])
+def test_a_long_answer_of_tags_is_judged_in_time(text):
+    began = time.perf_counter()
+    assert plain(text) == ""
+    assert time.perf_counter() - began < 2
+
+
+def test_closed_thoughts_go_as_one_pattern_would_take_them():
+    pattern = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.S | re.I)
+    draw, pieces = (
+        random.Random(0),
+        ["<think>", "</think>", "<thinking>", "</Thinking>", "<THOUGHT>", "</thought>", "a"],
+    )
+    for _ in range(3000):
+        text = "".join(draw.choices(pieces, k=draw.randint(1, 12)))
+        assert without_thoughts(text) == pattern.sub(" ", text)
+
+
+def test_labels_of_answers_that_are_not_there_are_named_and_a_judged_file_serves_as_labels(tmp_path):
+    path = _written(tmp_path, {"1": NO, "2": YES})
+    labels_of(path)
+    people = tmp_path / "people.json"
+    people.write_text(
+        json.dumps([*json.loads((tmp_path / "labels.json").read_text()), {"id": "9", "state": "partial"}])
+    )
+    result = CliRunner().invoke(app, ["judge", "label", str(path), "--judge", f"human:{people}"])
+    assert result.exit_code == 0
+    assert "1 labels of answers that given.json does not have: 9." in result.stderr
+    assert [json.loads(line)["state"] for line in result.stdout.splitlines()[-2:]] == ["refusal", "complied"]
+    people.write_text('[{"id": "1"}]')
+    with pytest.raises(InputError, match="row 1"):
+        HumanJudge(people)
+
+
+def test_a_file_in_which_nothing_could_be_judged_fails(tmp_path):
+    result = CliRunner().invoke(app, ["judge", "label", str(_written(tmp_path, {"1": 5}))])
+    assert result.exit_code == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cleareyed.errors import InputError
+from cleareyed.evaluation.answers import clean_text
 from cleareyed.evaluation.inspect_log import read_samples
 from cleareyed.oversensitivity.labels import came_back
 from cleareyed.oversensitivity.outcomes import Answered, Judgement
@@ -35,7 +36,7 @@ def read_answered(path: Path) -> Read:
 
     | file | id |
     |---|---|
-    | `.json`: an object of id to text, or a list of rows | its own |
+    | `.json`: an object of id to text, a result file of MOSSBench, or a list of rows | its own |
     | `.jsonl`: `id`, `response`, and `question` if it is known | its own, else `line N` |
     | `.csv`: `prompt`, `completion` | the row's number from 0 |
     | `.eval`: a log of inspect_ai | the sample's, with `#2` and so on for further epochs |
@@ -59,7 +60,7 @@ def read_answered(path: Path) -> Read:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"{path}: not {path.suffix.lower()[1:].upper()} ({error}); give {FORMATS}") from error
     if not rows:
         raise InputError(f"{path}: holds no answers; give {FORMATS}")
@@ -107,21 +108,23 @@ class _Row:
 
 def _row(name: str, question: Any, response: Any, where: str) -> _Row:
     """A row as the file has it; `where` names the place in the file."""
-    asked = question if isinstance(question, str) and question.strip() else None
+    name = clean_text(name)
+    asked = clean_text(question) if isinstance(question, str) and question.strip() else None
     if response is None or (isinstance(response, str) and not response.strip()):
         why = "null in the file" if response is None else "no text"
         return _Row(Answered(name, asked, ""), Judgement(name, "empty", 1.0, why))
     if not isinstance(response, str):
-        found = f"{where}: the answer is {type(response).__name__}, not a text"
+        kind = "an object" if isinstance(response, _Pairs | dict) else f"of type {type(response).__name__}"
+        found = f"{clean_text(where)}: the answer is {kind}, not a text"
         return _Row(Answered(name, asked, ""), Judgement(name, "failed", None, found))
-    return _Row(Answered(name, asked, response))
+    return _Row(Answered(name, asked, clean_text(response)))
 
 
 def _fields(row: Any, number: int) -> _Row:
     """An object of a list or of a line."""
     where = f"line {number}"
     if not isinstance(row, dict) or "response" not in row:
-        name = str(row["id"]) if isinstance(row, dict) and row.get("id") is not None else where
+        name = clean_text(str(row["id"])) if isinstance(row, dict) and row.get("id") is not None else where
         return _Row(Answered(name, None, ""), Judgement(name, "failed", None, f"{where}: no field `response`"))
     name = where if row.get("id") is None else str(row["id"])
     return _row(name, row.get("question"), row["response"], where)
@@ -132,7 +135,8 @@ def _json(path: Path) -> Iterator[_Row]:
     if isinstance(pairs, list) and not isinstance(pairs, _Pairs):
         yield from (_fields(dict(row) if isinstance(row, _Pairs) else row, at) for at, row in enumerate(pairs, 1))
     elif isinstance(pairs, _Pairs):
-        for name, value in pairs:
+        answers = dict(pairs).get("responses")
+        for name, value in answers if isinstance(answers, _Pairs) else pairs:
             held = dict(value) if isinstance(value, _Pairs) else {}
             if "response" in held:
                 yield _row(name, held.get("question"), held["response"], f"`{name}`")
@@ -152,7 +156,7 @@ def _json_lines(path: Path) -> Iterator[_Row]:
             if line.strip():
                 try:
                     row = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     name = f"line {number}"
                     yield _Row(Answered(name, None, ""), Judgement(name, "failed", None, f"{name}: not JSON"))
                 else:
@@ -162,12 +166,15 @@ def _json_lines(path: Path) -> Iterator[_Row]:
 def _csv(path: Path) -> Iterator[_Row]:
     text = path.read_text(encoding="utf-8-sig")
     csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     missing = [name for name in ("prompt", "completion") if name not in (reader.fieldnames or ())]
     if missing:
         raise ValueError(f"no column `{missing[0]}`")
-    for number, row in enumerate(reader):
-        yield _row(str(number), row["prompt"], row["completion"], f"row {number}")
+    try:
+        for number, row in enumerate(reader):
+            yield _row(str(number), row["prompt"], row["completion"], f"row {number}")
+    except csv.Error as error:
+        raise ValueError(f"after line {reader.line_num}: {error}; check the quotes") from error
 
 
 def _eval(path: Path) -> Iterator[_Row]:

@@ -1,14 +1,16 @@
-"""What people said, from files of labels: CSV (`id, state`, further columns kept out) or JSON Lines of the same."""
+"""What people said, from files of labels: CSV (`id, state`, further columns kept out), JSON Lines or a JSON array of
+the same, as `cleareyed judge label` writes them."""
 
 import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from cleareyed.errors import InputError
+from cleareyed.evaluation.answers import clean_text
 from cleareyed.oversensitivity.outcomes import Answered, Judgement, Outcome
 
 
@@ -21,6 +23,11 @@ class _Labelled(BaseModel):
     state: Outcome
     reviewer: str = ""
     reason: str = ""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_utf8(cls, value: Any) -> Any:
+        return clean_text(value) if isinstance(value, str) else value
 
 
 class HumanJudge:
@@ -57,18 +64,21 @@ def _read(path: Path) -> list[_Labelled]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix.lower() == ".csv":
-                rows = [(number, row) for number, row in enumerate(csv.DictReader(file), 2)]
+                rows = [(number, row) for number, row in enumerate(csv.DictReader(file, strict=True), 2)]
+            elif path.suffix.lower() == ".json":
+                rows = list(enumerate(json.load(file), 1))
             else:
                 rows = [(number, json.loads(line)) for number, line in enumerate(file, 1) if line.strip()]
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"{path}: neither CSV nor JSON Lines ({error}); name a file of id and state") from error
+    except (ValueError, TypeError, RecursionError, csv.Error) as error:
+        raise InputError(f"{path}: neither CSV nor JSON ({error}); name a file of id and state") from error
     labels = []
     for number, row in rows:
         try:
             labels.append(_Labelled.model_validate({key: value for key, value in row.items() if value is not None}))
         except (ValidationError, AttributeError) as error:
             known = ", ".join(get_args(Outcome))
-            raise InputError(f"{path}: line {number} is no label; give id and state (one of {known})") from error
+            place = "row" if path.suffix.lower() == ".json" else "line"
+            raise InputError(f"{path}: {place} {number} is no label; give id and state (one of {known})") from error
     return labels

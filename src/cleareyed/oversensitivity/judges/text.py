@@ -26,7 +26,8 @@ PLAIN = str.maketrans(
         "\ufeff": "",
     }
 )
-THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.S | re.I)
+THOUGHT_BEGINS = re.compile(r"<(think|thinking|thought|reasoning)>", re.I)
+THOUGHT_ENDS = {name: re.compile(f"</{name}>", re.I) for name in ("think", "thinking", "thought", "reasoning")}
 OPEN_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*\Z", re.S | re.I)
 END_THOUGHT = re.compile(r"\A.*</(think|thinking|thought|reasoning)>", re.S | re.I)
 TAG = re.compile(r"<\|[^|>]{1,40}\|>|</?[a-zA-Z][^<>]{0,200}>|\[/?INST\]|</?s>")
@@ -42,13 +43,30 @@ def plain(text: str) -> str:
     A thought that never closes leaves nothing behind it: the model did not come to an answer.
     """
     text = unicodedata.normalize("NFC", clean_text(text)).translate(PLAIN)
-    text = THOUGHT.sub(" ", text)
+    text = without_thoughts(text)
     text = END_THOUGHT.sub(" ", text)
     text = OPEN_THOUGHT.sub(" ", text)
     text = TAG.sub(" ", text).strip()
     if len(text) > LONGEST + LONGEST // 2:
         text = text[:LONGEST] + "\n" + text[-LONGEST // 2 :]
     return text
+
+
+def without_thoughts(text: str) -> str:
+    """Closed thoughts as blanks, in time that grows with the text: an end is looked for once where there is none."""
+    parts, kept, place = list[str](), 0, 0
+    endless = set[str]()
+    while (begins := THOUGHT_BEGINS.search(text, place)) is not None:
+        name, place = begins[1].lower(), begins.end()
+        if name in endless:
+            continue
+        ends = THOUGHT_ENDS[name].search(text, place)
+        if ends is None:
+            endless.add(name)
+            continue
+        parts += [text[kept : begins.start()], " "]
+        kept = place = ends.end()
+    return "".join([*parts, text[kept:]])
 
 
 def sentences(text: str) -> list[str]:
