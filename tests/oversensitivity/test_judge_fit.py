@@ -12,12 +12,14 @@ from typer.testing import CliRunner
 pytest.importorskip("sklearn", reason="fitting a judge needs scikit-learn")
 
 from cleareyed.cli import app
-from cleareyed.oversensitivity.judges import features, fit, nested
+from cleareyed.oversensitivity.judges import fit, hashing, nested
 from cleareyed.oversensitivity.judges.corpus import own_sentences
-from cleareyed.oversensitivity.judges.features import KINDS, LETTER_PLACES, WIDTH, parse
+from cleareyed.oversensitivity.judges.features import KINDS, WIDTH, parse
 from cleareyed.oversensitivity.judges.fit import Material, Own, Setting
-from cleareyed.oversensitivity.judges.local import LocalJudge, model_path
-from cleareyed.oversensitivity.judges.model import Linear, Reader, load_model
+from cleareyed.oversensitivity.judges.hashing import LETTER_PLACES
+from cleareyed.oversensitivity.judges.local import LocalJudge, local_judge, model_path
+from cleareyed.oversensitivity.judges.model import Linear, load_model
+from cleareyed.oversensitivity.judges.reader import Reader
 from cleareyed.oversensitivity.judges.sources import xstest
 from cleareyed.oversensitivity.judges.text import words
 from cleareyed.oversensitivity.judges.vectors import SIZE
@@ -130,7 +132,7 @@ def test_a_sentence_is_read_as_it_was_fitted():
     read = parse("I'm sorry, but no. Zzqx! 12. Put the kettle on, then wait; it takes some minutes.\n- Pour.")
     vectors = weights[WIDTH + LETTER_PLACES :] * np.float32(fit.VECTOR_WEIGHT)
     reader = Reader(weights[:WIDTH], weights[WIDTH : WIDTH + LETTER_PLACES], vectors, bias)
-    assert np.allclose(reader.logits(read), fit._sparse(read) @ weights + bias, atol=1e-4)
+    assert np.allclose(reader.logits([read])[0], fit._sparse(read) @ weights + bias, atol=1e-4)
     assert len(read.sentences) == 5
 
 
@@ -143,7 +145,20 @@ def test_the_shipped_judge_holds_no_run_of_an_answer():
         assert all(" ".join(said[at : at + 6]) not in held for at in range(0, len(said) - 6, 6))
 
 
-def test_runs_are_placed_by_their_sum():
-    said = ["i", "can't", "do", "that", "i", "can't"]
-    for many in range(len(said) + 1):
-        assert features._places(said[:many]) == {features.place(run) for run in features.runs(said[:many])}
+def test_runs_of_many_sentences_are_placed_at_once_as_one_by_one():
+    said = ["i", "can't", "do", "that", "i", "can't", "na\u00efvely", "x" * 300]
+    lines = [said[:many] for many in range(len(said) + 1)]
+    held = np.array([hashing.codes(word) for line in lines for word in line])
+    line, places = hashing.run_places(held, np.array(list(map(len, lines))))
+    for at, own in enumerate(lines):
+        assert sorted(places[line == at]) == sorted(map(hashing.place, hashing.runs(own)))
+
+
+def test_an_answer_is_read_the_same_whatever_stands_beside_it():
+    texts = ("", "One line.", "No! I can't do that, sorry. 1.\n- Ask me another time.", "Zzqx. " * 80)
+    reader = local_judge()._model.reader
+    read = list(map(parse, texts))
+    together = reader.logits(read)
+    for one, found in zip(read, together, strict=True):
+        assert found.shape == (len(one.sentences), len(KINDS))
+        assert np.array_equal(reader.logits([one])[0], found)

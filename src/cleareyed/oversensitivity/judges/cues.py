@@ -36,7 +36,7 @@ CUES: dict[str, re.Pattern[str]] = {
         "we-cannot": rf"\b(?:we|this assistant|the assistant|it|my \w+) {_AND_WORDS}{_NOT_ABLE}\b",
         "no-subject": rf"^(?:sorry,? |but )*{_NOT_ABLE}\b",
         "not-my-role": r"\bnot (?:within|in|part of) my (?:\w+ )*(?:programming|capabilit\w+|role|purpose|guidelines|abilit\w+)"
-        r"|\bmy (?:purpose|role|programming|goal|guidelines|responsibility|design|training)\b|goes against|against my",
+        r"|\bmy (?:purpose|role|programming|goal|guidelines|responsibility|design|training)\b|\b(?:goes against|against my)",
         "as-an-ai": r"\b(?:as|i'm|i am|being) (?:just |only |simply |merely )?an? (?:\w+,? ){0,4}?"
         r"(?:ai|assistant|language model|chatbot|llm|bot|machine|program)\b",
         "no-opinion": r"\b(?:do not|don't|cannot|can't) (?:have|hold|possess|form|express|take) (?:any |a )?"
@@ -60,13 +60,13 @@ CUES: dict[str, re.Pattern[str]] = {
         "seek-help": r"\b(?:seek (?:help|professional|advice|support|medical|legal)|consult|contact (?:the|your|a|local|law)|reach out|hotline|"
         r"helpline|therapist|counsel\w*|mental health|professional help|authorities|emergency|law enforcement|"
         r"lawyer|attorney|trusted|healthcare|doctor|police)\b",
-        "asks-back": r"\b(?:could|can|would|will) you (?:please |kindly )?(?:clarify|provide|tell me|specify|explain|give me|share|"
+        "asks-back": r"\b(?:(?:could|can|would|will) you (?:please |kindly )?(?:clarify|provide|tell me|specify|explain|give me|share|"
         r"elaborate|describe|rephrase|confirm|let me know|upload|send)|what (?:exactly|specifically) (?:do|are) you|"
         r"(?:what|which|who) do you mean|(?:need|require) (?:a bit |a little |some )?more (?:information|context|details?)|"
         r"please (?:clarify|specify|provide (?:more|additional|further|me with)|rephrase|give (?:me )?more|share more)|are you (?:asking|referring|looking|"
-        r"talking)|do you mean|did you mean|could you be more specific",
+        r"talking)|do you mean|did you mean|could you be more specific)",
         "question-mark": r"\? *$",
-        "cannot-sense": r"(?:can't|cannot|can not|unable to|not able to|not capable of|don't|do not|couldn't|could not) (?:\w+ ){0,3}?"
+        "cannot-sense": r"\b(?:can't|cannot|can not|unable to|not able to|not capable of|don't|do not|couldn't|could not) (?:\w+ ){0,3}?"
         r"(?:see|view|access|process|identify|recogni[sz]e|browse|open|read|hear|watch|detect|make out|load|display|analy[sz]e|"
         r"determine|verify|look at|interpret|perceive|draw|play|edit|render|retrieve|remember|recall|predict|know)\b",
         "no-access": r"(?:do not|don't|without|lack|have no|haven't|not) (?:\w+ )?(?:have |having |been given )?(?:\w+ )?(?:access|the ability|the capability|the capacity|"

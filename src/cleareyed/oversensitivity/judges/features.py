@@ -2,21 +2,19 @@
 each word the runs of its letters and its vector (`vectors.py`).
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from zlib import crc32
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
-from cleareyed.oversensitivity.judges.cue_words import NEEDS
+from cleareyed.oversensitivity.judges.cue_words import cues_of
 from cleareyed.oversensitivity.judges.cues import CUES
+from cleareyed.oversensitivity.judges.hashing import PLACES, Ints, run_places
 from cleareyed.oversensitivity.judges.text import ITEM, plain, sentences, words
 
 Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 KINDS = (
     "alternative",
@@ -36,127 +34,76 @@ KINDS = (
 )
 """What a sentence does; the sections of `assets/judge/sentences.txt`."""
 
-PLACES = 2**14
-"""Of hashed runs; the cues stand behind them."""
 WIDTH = PLACES + len(CUES)
-LETTER_PLACES = 2**12
-LETTERS = (3, 4, 5)
-"""Letters of a run inside a word, whose ends are marked."""
-LONGEST_RUN = 3
+"""Of a sentence's row: hashed runs, and the cues behind them."""
 SENTENCE_WORDS = 30
 """Words of a sentence that are looked at."""
 MOST_SENTENCES = 60
 """Sentences of an answer that are looked at: two thirds from its beginning, the others from its end."""
 CUE_WEIGHT = 0.35
-_CUES = tuple((pattern, NEEDS.get(name, ("",))) for name, pattern in CUES.items())
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """An answer as sparse rows, one a sentence (S of them, at least one)."""
+    """An answer's sentences (S of them, at least one)."""
 
-    text: str
     sentences: tuple[str, ...]
     words: tuple[tuple[str, ...], ...]
     """Of each sentence, as many as are looked at."""
-    places: tuple[Ints, ...]
-    """Of each sentence: where its row is not 0."""
-    weights: tuple[Floats, ...]
     cues: tuple[tuple[int, ...], ...]
     lengths: Floats
     """(S,): words."""
     items: Floats
     """(S,): 1 where the sentence opens a list's item."""
+    text: str = ""
+    total: int = 0
+    """Words of the whole text."""
+    different: int = 0
+    """Different ones among them."""
 
 
 def parse(response: str) -> Parsed:
     text = plain(response)
     parts = sentences(text) or ["."]
+    split = list(map(words, parts))
+    total, different = sum(map(len, split)), len(set(chain.from_iterable(split)))
     if len(parts) > MOST_SENTENCES:
-        parts = parts[: MOST_SENTENCES * 2 // 3] + parts[-MOST_SENTENCES // 3 :]
-    return parse_sentences(parts, text)
+        first, last = MOST_SENTENCES * 2 // 3, -MOST_SENTENCES // 3
+        parts, split = parts[:first] + parts[last:], split[:first] + split[last:]
+    return _parsed(parts, split, text, total, different)
 
 
-def parse_sentences(parts: Sequence[str], text: str = "") -> Parsed:
-    cues = _cues([part.lower() for part in parts])
-    split = [words(part) for part in parts]
-    rows = [_row(said[:SENTENCE_WORDS], cue) for said, cue in zip(split, cues, strict=True)]
+def parse_sentences(parts: Sequence[str]) -> Parsed:
+    """Sentences that are no answer, however many."""
+    return _parsed(parts, list(map(words, parts)))
+
+
+def _parsed(
+    parts: Sequence[str], split: Sequence[list[str]], text: str = "", total: int = 0, different: int = 0
+) -> Parsed:
     return Parsed(
-        text,
         tuple(parts),
         tuple(tuple(said[:SENTENCE_WORDS]) for said in split),
-        tuple(places for places, _ in rows),
-        tuple(weights for _, weights in rows),
-        tuple(map(tuple, cues)),
+        tuple(map(cues_of, parts, split)),
         np.array([len(said) for said in split], dtype=np.float32),
         np.array([ITEM.match(part) is not None for part in parts], dtype=np.float32),
+        text,
+        total,
+        different,
     )
 
 
-def _cues(parts: list[str]) -> list[list[int]]:
-    """The cues of each sentence: every pattern runs once over all of them, a sentence a line."""
-    text = "\n".join(part.replace("\n", " ") for part in parts)
-    starts, at = [], 0
-    for part in parts:
-        starts.append(at)
-        at += len(part) + 1
-    found: list[list[int]] = [[] for _ in parts]
-    for index, (pattern, needs) in enumerate(_CUES):
-        for word in needs:
-            if word in text:
-                break
-        else:
-            continue
-        for hit in pattern.finditer(text):
-            row = found[bisect_right(starts, hit.start()) - 1]
-            if not row or row[-1] != index:
-                row.append(index)
-    return found
+def rows(held: Ints, counts: Ints, cues: Sequence[Sequence[int]]) -> tuple[Ints, Floats, Ints]:
+    """Sparse rows (S, WIDTH): places (R,) and weights (R,), those of sentence s from starts[s] to starts[s + 1].
 
-
-def _row(said: list[str], cues: list[int]) -> tuple[Ints, Floats]:
-    places = np.array(sorted(_places(said)) + [PLACES + index for index in cues], dtype=np.int64)
-    many = len(places) - len(cues)
-    weights = np.full(len(places), 1 / max(1, many) ** 0.5, dtype=np.float32)
-    weights[many:] = CUE_WEIGHT
-    return places, weights
-
-
-def _places(said: Sequence[str]) -> set[int]:
-    """`place` of all `runs`; a run's sum goes on from that of its beginning."""
-    found = set()
-    one, two = crc32(b"^"), 0
-    for at, word in enumerate(said):
-        code = word.encode()
-        follows = b" " + code
-        if at:
-            found.add(crc32(follows, two) % PLACES)
-        two = crc32(follows, one)
-        one = crc32(code)
-        found.add(two % PLACES)
-        found.add(one % PLACES)
-    if said:
-        found.add(crc32(b" $", two) % PLACES)
-    found.add(crc32(b" $", one) % PLACES)
-    return found
-
-
-def runs(said: Sequence[str]) -> list[str]:
-    """Runs of one to three words; `^` and `$` stand for the sentence's ends."""
-    line = ["^", *said, "$"]
-    found = list(line[1:-1])
-    for size in range(2, LONGEST_RUN + 1):
-        found += [" ".join(line[at : at + size]) for at in range(len(line) - size + 1)]
-    return found
-
-
-def place(run: str) -> int:
-    return crc32(run.encode()) % PLACES
-
-
-@lru_cache(maxsize=50_000)
-def letters(word: str) -> Ints:
-    """Where the runs of a word's letters stand, of which its row holds 1 / sqrt(their number)."""
-    marked = f"<{word[:24]}>"
-    found = {marked[at : at + size] for size in LETTERS for at in range(len(marked) - size + 1)} or {marked}
-    return np.array(sorted({crc32(run.encode()) % LETTER_PLACES for run in found}), dtype=np.int64)
+    `held` (W, 3) and `counts` (S,) as `run_places` takes them; `cues`: those of each sentence.
+    """
+    many = np.array([len(found) for found in cues])
+    run_line, run_place = run_places(held, counts)
+    cue_line = np.repeat(np.arange(len(cues)), many)
+    cue_place = PLACES + np.fromiter(chain.from_iterable(cues), dtype=np.int64, count=len(cue_line))
+    both = np.sort(np.concatenate([run_line, cue_line]) * WIDTH + np.concatenate([run_place, cue_place]))
+    line, places = np.divmod(both[np.append(True, both[1:] != both[:-1])], WIDTH)
+    starts = np.searchsorted(line, np.arange(len(cues) + 1))
+    of_run = (1 / np.sqrt(np.maximum(1, np.diff(starts) - many))).astype(np.float32)
+    return places, np.where(places < PLACES, of_run[line], np.float32(CUE_WEIGHT)), starts

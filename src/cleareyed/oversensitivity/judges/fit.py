@@ -15,25 +15,10 @@ import numpy.typing as npt
 from cleareyed.errors import InputError
 from cleareyed.oversensitivity.judges.answers import document
 from cleareyed.oversensitivity.judges.corpus import compose, own_sentences
-from cleareyed.oversensitivity.judges.features import (
-    KINDS,
-    LETTER_PLACES,
-    WIDTH,
-    Floats,
-    Ints,
-    Parsed,
-    letters,
-    parse,
-    parse_sentences,
-)
-from cleareyed.oversensitivity.judges.model import (
-    FIRST_WORDS,
-    STATES,
-    JudgeModel,
-    Linear,
-    Reader,
-    softmax,
-)
+from cleareyed.oversensitivity.judges.features import KINDS, WIDTH, Floats, Parsed, parse, parse_sentences, rows
+from cleareyed.oversensitivity.judges.hashing import LETTER_PLACES, Ints, codes, letters
+from cleareyed.oversensitivity.judges.model import STATES, JudgeModel, Linear
+from cleareyed.oversensitivity.judges.reader import FIRST_WORDS, Reader, softmax
 from cleareyed.oversensitivity.judges.sources import Labelled
 from cleareyed.oversensitivity.judges.vectors import SIZE, vector
 
@@ -131,33 +116,21 @@ def fit_own(seed: int = 0) -> Own:
 
 
 def _part(read: Parsed, chosen: Sequence[int]) -> Parsed:
-    def of(rows: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(rows[index] for index in chosen)
+    def of(held: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(held[index] for index in chosen)
 
     at = list(chosen)
-    return Parsed(
-        read.text,
-        of(read.sentences),
-        of(read.words),
-        of(read.places),
-        of(read.weights),
-        of(read.cues),
-        read.lengths[at],
-        read.items[at],
-    )
+    return Parsed(of(read.sentences), of(read.words), of(read.cues), read.lengths[at], read.items[at])
 
 
 def material(own: Own, labelled: Sequence[Labelled]) -> Material:
     """What the readers of answers are fitted on."""
-    asked, bare = [], []
-    for one in labelled:
-        read = parse(one.answered.response)
-        kinds = softmax(own.reader.logits(read))
-        asked.append(document(read, kinds, one.answered.question))
-        bare.append(document(read, kinds))
+    read = [parse(one.answered.response) for one in labelled]
+    kinds = list(map(softmax, own.reader.logits(read)))
+    questions = [one.answered.question for one in labelled]
     return Material(
-        np.stack(asked),
-        np.stack(bare),
+        np.stack(list(map(document, read, kinds, questions))),
+        np.stack(list(map(document, read, kinds))),
         np.array([STATES.index(one.state) for one in labelled]),
         np.array([one.model for one in labelled]),
         np.array([one.group for one in labelled]),
@@ -213,8 +186,10 @@ def _sparse(read: Parsed) -> Any:
         known = [found for found in map(vector, said) if found is not None]
         if known:
             vectors[index] = np.concatenate([np.mean(known, 0), np.mean(known[:FIRST_WORDS], 0)])
-    rows = _csr(read.places, read.weights, WIDTH)
-    return hstack([rows, _csr(spelt, weights, LETTER_PLACES), csr_matrix(vectors * VECTOR_WEIGHT)]).tocsr()
+    held = np.array([codes(word) for said in read.words for word in said])
+    row_places, row_weights, starts = rows(held, np.array(list(map(len, read.words))), read.cues)
+    row = csr_matrix((row_weights, row_places, starts), (len(read.words), WIDTH))
+    return hstack([row, _csr(spelt, weights, LETTER_PLACES), csr_matrix(vectors * VECTOR_WEIGHT)]).tocsr()
 
 
 def _csr(places: Sequence[Ints], weights: Sequence[npt.NDArray[Any]], width: int) -> Any:

@@ -15,8 +15,9 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from cleareyed.oversensitivity.judges.features import Floats, Ints
+from cleareyed.oversensitivity.judges.features import Floats
 from cleareyed.oversensitivity.judges.fit import SETTINGS, Choice, Material, Own, Setting, fit_answers
+from cleareyed.oversensitivity.judges.hashing import Ints
 from cleareyed.oversensitivity.judges.model import IN_THREE, STATES, states_of, temper
 
 TEMPERATURES = tuple(np.round(np.arange(0.3, 1.6, 0.1), 1).tolist())

@@ -36,6 +36,17 @@ SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\n\d\.)(?<!\n\d\d\.)['\")\]]*\s+|\s*\n
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 ITEM = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*\u2022])\s+", re.M)
 
+_STOP = (
+    "a about again all also am an and any are as at be because been being best better both but by can could did "
+    "do does doing down each every few for from get gets give had has have he her here him his how i if in into "
+    "is it its just kind let like make makes many may me might more most much must my need new no not now of off "
+    "on one only or other our out over people person please really say she should so some something such tell "
+    "than that the their them then there these they thing things this those to too up us use used using very want "
+    "was way ways we were what when where which while who whom whose why will with would write you your"
+)
+STOP = frozenset(_STOP.split())
+"""Words that are in many texts and say little."""
+
 
 def plain(text: str) -> str:
     """What the answer says: without thoughts (closed ones, or all before a lone `</think>`), tags and fancy quotes.
