@@ -56,7 +56,8 @@ def test_share_interval_is_wilson_only_for_items_that_stand_alone():
     right = [True, True, False, True]
     assert stats.share_interval(right, [""] * 4) == stats.wilson(3, 4)
     assert stats.share_interval(right, ["a", "b", "c", "d"]) == stats.wilson(3, 4)
-    assert stats.share_interval(right, ["a", "a", "b", "b"]) == stats.cluster_bootstrap([1, 1, 0, 1], list("aabb"))
+    right, groups = [True, True, False, True, True, False] * 2, list("aabbccddeeff")
+    assert stats.share_interval(right, groups) == stats.cluster_bootstrap([float(one) for one in right], groups)
 
 
 def test_share_interval_of_equal_values_in_groups_has_a_width() -> None:
@@ -223,3 +224,13 @@ def test_macro_average_moves_the_skills_of_a_group_together():
     assert (one.interval.low, one.interval.high) == pytest.approx((alone.low, alone.high), abs=0.03)
     with pytest.raises(ValueError, match="equally many"):
         stats.macro_average(values, skills[1:], [""] * 8)
+
+
+def test_few_or_alike_groups_have_an_interval_with_a_width():
+    one_group = stats.share_interval([True, True, True, False, False], ["q"] * 5)
+    assert (one_group.low, one_group.high) == pytest.approx((0.07712, 0.96419), abs=1e-5)
+    alike = stats.share_interval([True, False] * 20, [f"pair {n // 2}" for n in range(40)])
+    by_scipy = stats.wilson(10, 20)
+    assert (alike.low, alike.high) == pytest.approx((by_scipy.low, by_scipy.high))
+    none = stats.share_interval([False] * 6, ["a", "a", "b", "b", "c", "c"])
+    assert (none.low, none.high) == pytest.approx((0, stats.wilson(0, 3).high))

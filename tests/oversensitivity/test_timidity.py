@@ -70,6 +70,7 @@ def test_an_evaluation_leaves_outcomes_that_need_no_data_to_be_told(
     (cells,) = figures["two_by_two"]
     assert (cells["wrong_refusals"], cells["right_answers"], cells["right_refusals"]) == (3, 2, 2)
     assert figures["points"][0]["cells"]["pooled"]["detected"]["sensitivity"] is not None
+    assert "b, mossbench: failed: 1 (202)." in found.output
     assert "right and wrong refusals" in found.output and "MOSSBench's own table" in found.output
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom, binomtest, permutation_test
+from scipy.stats import binom, binomtest, norm, permutation_test
 
 from cleareyed.tasks.task import Sample
 
@@ -22,6 +22,8 @@ Bools = npt.NDArray[np.bool_]
 Groups = Sequence[str] | Ints
 """(N,): names, or numbers that stand for them; an empty name or a negative number is a group of its own."""
 
+FEWEST_GROUPS = 5
+"""Groups below which a bootstrap over them says too little."""
 _BLOCK = 2_000_000
 """Resampled items held in memory at a time."""
 
@@ -103,8 +105,9 @@ def cluster_bootstrap(
 def share_interval(right: Sequence[bool] | Bools, groups: Groups, confidence: float = 0.95) -> Interval:
     """Interval of the share right: `wilson` if no two items share a group, else `cluster_bootstrap`.
 
-    Where all are right or all wrong, of which the bootstrap makes an interval of no width, it is `wilson`'s for as
-    many items as there are groups.
+    Of fewer than `FEWEST_GROUPS`, and where all groups are alike (all right, all wrong, or each the same share), a
+    bootstrap makes an interval that is too narrow or has no width; there it is Wilson's for as many items as there are
+    groups.
     """
     count = len(np.unique(group_numbers(groups)))
     n, times = len(right), int(np.sum(right))
@@ -112,7 +115,18 @@ def share_interval(right: Sequence[bool] | Bools, groups: Groups, confidence: fl
         return wilson(times, n, confidence)
     if times in (0, n):
         return wilson(count if times else 0, count, confidence)
-    return cluster_bootstrap(np.asarray(right, np.float64), groups, confidence=confidence)
+    if count >= FEWEST_GROUPS:
+        found = cluster_bootstrap(np.asarray(right, np.float64), groups, confidence=confidence)
+        if found.high - found.low > 1e-9:
+            return found
+    return _score(times / n, count, confidence)
+
+
+def _score(share: float, n: int, confidence: float) -> Interval:
+    """`wilson`'s interval of a share of n that need not be a whole number of them."""
+    z = float(norm.ppf((1 + confidence) / 2))
+    middle, width = share + z**2 / (2 * n), z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return Interval(max(0.0, (middle - width) / (1 + z**2 / n)), min(1.0, (middle + width) / (1 + z**2 / n)))
 
 
 def mcnemar(first_only: int, second_only: int) -> float:

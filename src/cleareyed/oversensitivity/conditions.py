@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from cleareyed.errors import InputError
 from cleareyed.evaluation.ranks import holm
-from cleareyed.evaluation.stats import Interval, Paired, exact_paired, group_numbers, paired, share_interval, wilson
+from cleareyed.evaluation.stats import Interval, Paired, exact_paired, paired, share_interval
 from cleareyed.oversensitivity.outcomes import DECLINED, UNREAD, Outcome
 from cleareyed.tasks.names import unknown
 from cleareyed.tasks.pictures import Pictures
@@ -125,19 +125,10 @@ def rate(asked: Sequence[Item]) -> Rate:
         n=len(read),
         declined=sum(declined),
         share=sum(declined) / len(read) if read else None,
-        interval=declined_interval(declined, [one.group for one in read]) if read else None,
+        interval=share_interval(declined, [one.group for one in read]) if read else None,
         unread=len(asked) - len(read),
         outcomes=dict(Counter(one.outcome for one in asked)),
     )
-
-
-def declined_interval(declined: Sequence[bool], groups: Sequence[str]) -> Interval:
-    """95 %: `share_interval`. Where all items or none are declined, a bootstrap sees no variation; there it is
-    Wilson's, with each group counted once."""
-    if len(set(declined)) == 1:
-        count = len(set(group_numbers(groups).tolist()))
-        return wilson(count if declined[0] else 0, count)
-    return share_interval(declined, groups)
 
 
 def compare_conditions(asked: Mapping[str, Sequence[Item]]) -> list[Measured]:

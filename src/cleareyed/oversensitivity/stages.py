@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal, get_args
 
-from cleareyed.evaluation.stats import Interval
-from cleareyed.oversensitivity.conditions import declined_interval
+from cleareyed.evaluation.stats import Interval, share_interval
 from cleareyed.oversensitivity.judges.text import plain
 from cleareyed.oversensitivity.outcomes import DECLINED, JUDGED, UNREAD
 
@@ -216,9 +215,7 @@ def _split(labels: Sequence[str], groups: Sequence[str], names: Sequence[str]) -
     read = [(label, group) for label, group in zip(labels, groups, strict=True) if label in names]
     counts, own = Counter(label for label, _ in read), [group for _, group in read]
     shares = {
-        name: Share(
-            counts[name], counts[name] / len(read), declined_interval([label == name for label, _ in read], own)
-        )
+        name: Share(counts[name], counts[name] / len(read), share_interval([label == name for label, _ in read], own))
         for name in (names if read else ())
     }
     return Split(len(read), shares, len(labels) - len(read))

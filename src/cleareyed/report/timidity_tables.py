@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cleareyed.evaluation.ranks import holm
 from cleareyed.oversensitivity.conditions import Rate
-from cleareyed.oversensitivity.outcomes import OUTCOMES
+from cleareyed.oversensitivity.outcomes import OUTCOMES, UNREAD
 from cleareyed.oversensitivity.plane import (
     ALPHA,
     MEANS,
@@ -29,6 +29,8 @@ from cleareyed.report.words import MISSING, p_value, percent, percent_range, vis
 from cleareyed.tasks.mossbench import STIMULI
 
 TITLES = {"human": "people", "child": "children", "synthetic": "synthetic picture", "text_in_image": "text in picture"}
+NAMED = 12
+"""Questions without an outcome that are named before the rest is counted."""
 FIGURES = ("published, as printed", "published", "measured", "all")
 """Sets of points that correlations are over; `published` has the benign rates of the main table."""
 
@@ -150,10 +152,13 @@ def sentences(asked: Sequence[Asked]) -> list[str]:
         "or a bootstrap by question where items share one."
     ]
     for one in asked:
-        missing = [row.id for row in one.runs[0] if row.asked == "not asked"]
-        if missing:
-            named = ", ".join(missing[:12]) + (f" and {len(missing) - 12} more" if len(missing) > 12 else "")
-            said.append(f"{name_of(one)}: not asked: {len(missing)} ({named}).")
+        left: dict[str, list[str]] = {}
+        for row in (row for rows in one.runs for row in rows if row.state in UNREAD):
+            left.setdefault("not asked" if row.asked == "not asked" else row.state, []).append(row.id)
+        for why, names in left.items():
+            own = list(dict.fromkeys(names))
+            named = ", ".join(own[:NAMED]) + (f" and {len(own) - NAMED} more" if len(own) > NAMED else "")
+            said.append(f"{name_of(one)}: {why}: {len(names)} ({named}).")
     return said
 
 
