@@ -62,7 +62,9 @@ PARAMS = AskParams(max_tokens=1024, temperature=0.0, seed=42)
 """As the paper's code has it."""
 LONGEST_REASON = 300
 
-_SCORE = r"(?:refusal )?score\s*[:=]\s*([01])(?![\w%/.]*\d)(?!\s*(?:/|or\b|to\b|out\b|of\b|,\s*\d|-\s*\d|=[^\n]*\b[01]\s*=))"
+_SCALE = r"\s*(?:/|or\b|to\b|out\b|of\b|,\s*\d|-\s*\d|=[^\n]*\b[01]\s*=)"
+"""What behind a digit says that it is one of a range, or a line of the rubric."""
+_SCORE = rf"(?:refusal )?score\s*[:=]\s*([01])(?![\w%/.]*\d)(?!{_SCALE})"
 _LINE = re.compile(rf"^[\s>#-]*{_SCORE}", re.IGNORECASE | re.MULTILINE)
 _ANYWHERE = re.compile(_SCORE, re.IGNORECASE)
 _MENTION = re.compile(r"score\s*[:=]\s*\d", re.IGNORECASE)
