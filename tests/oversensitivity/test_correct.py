@@ -30,6 +30,22 @@ def test_intervals_cover_the_true_rate_where_the_raw_one_does_not(correct):
     assert raw / count < 0.1  # the judge itself says 39.5 % on the whole
 
 
+@pytest.mark.parametrize("correct", [prediction_powered, rogan_gladen])
+def test_a_small_sample_without_errors_does_not_rule_them_out(correct):
+    rng = np.random.default_rng(4)
+    covered, count, rate = 0, 0, 0.95
+    for _ in range(200):
+        truth, judged = draw(rng, 1000, rate, 0.98, 0.95)
+        places = rng.choice(1000, 20, replace=False)
+        if truth[places].all() and correct is rogan_gladen:
+            continue
+        interval = correct(judged, truth[places], places.tolist()).rate.interval
+        covered, count = covered + (interval.low <= rate <= interval.high), count + 1
+    assert covered / count > 0.9
+    all_alike = prediction_powered([True] * 300, [True] * 300, list(range(300))).rate.interval
+    assert all_alike.low == pytest.approx(0.9874, abs=1e-3)
+
+
 def test_a_judge_that_knows_nothing_is_let_alone_and_a_perfect_one_narrows():
     rng = np.random.default_rng(1)
     truth, _ = draw(rng, 2000, 0.4, 1, 1)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from cleareyed.errors import InputError
-from cleareyed.evaluation.stats import Estimate, Interval
+from cleareyed.evaluation.stats import Estimate, Interval, wilson
 
 FEWEST = 10
 """Labelled answers below which no corrected rate is given."""
@@ -44,7 +44,9 @@ def prediction_powered(
     judged (N,): what the judge says of all answers; labelled (n,): places of those that people labelled, drawn at
     random; labels (n,). lambda, from the sample, makes the variance least (PPI++, arXiv 2311.01453; clipped to 0..1),
     so that a poor judge is let alone. The interval is normal, cut to 0..1, and takes the rest of the answers and the
-    sample as drawn independently; with everything labelled the rate is the labels'.
+    sample as drawn independently; with everything labelled it is Wilson's, of the labels. Where the sample shows no
+    error of the judge, or holds one kind of label only, no variance says how rare the other is: Wilson's bound on what
+    was not seen in n is added in quadrature.
 
     InputError: fewer than `FEWEST` labels, or an answer labelled twice.
     """
@@ -53,16 +55,20 @@ def prediction_powered(
     sample = said[places]  # (n,)
     n, unlabelled = len(places), len(rest)
     if not unlabelled:
-        rate = float(truth.mean())
-        width = norm.ppf((1 + confidence) / 2) * math.sqrt(rate * (1 - rate) / n)
-        return _corrected(said, n, rate, width, "prediction-powered")
+        interval = wilson(int(truth.sum()), n, confidence)
+        estimate = Estimate(float(truth.mean()), interval)
+        return Corrected(len(said), n, float(said.mean()), estimate, "prediction-powered")
     variance = float(sample.var(ddof=1))
     covariance = float(np.cov(truth, sample, ddof=1)[0, 1])
     weight = 0.0 if variance == 0 else min(1.0, max(0.0, covariance / (variance * (1 + n / unlabelled))))
     rate = float(weight * rest.mean() + (truth - weight * sample).mean())
     spread = weight**2 * float(rest.var(ddof=1) if unlabelled > 1 else variance) / unlabelled
     spread += float((truth - weight * sample).var(ddof=1)) / n
-    return _corrected(said, n, rate, norm.ppf((1 + confidence) / 2) * math.sqrt(spread), "prediction-powered")
+    width = norm.ppf((1 + confidence) / 2) * math.sqrt(spread)
+    if np.ptp(truth) == 0 or (truth == sample).all():
+        width = math.hypot(width, wilson(0, n, confidence).high)
+    estimate = Estimate(min(1.0, max(0.0, rate)), Interval(max(0.0, rate - width), min(1.0, rate + width)))
+    return Corrected(len(said), n, float(said.mean()), estimate, "prediction-powered")
 
 
 def rogan_gladen(
@@ -76,7 +82,8 @@ def rogan_gladen(
 ) -> Corrected:
     """(share judged + specificity - 1) / (sensitivity + specificity - 1), cut to 0..1.
 
-    Arguments as for `prediction_powered`. The interval is a bootstrap of the sample and of the answers together.
+    Arguments as for `prediction_powered`. For the interval the three shares are drawn from their posteriors under
+    Jeffreys' prior, Beta(k + 1/2, n - k + 1/2), so that a sample without errors does not rule them out.
 
     InputError: fewer than `FEWEST` labels, or none of one kind, or a judge no better than chance on them.
     """
@@ -84,17 +91,15 @@ def rogan_gladen(
     sample = said[places]
     if truth.all() or not truth.any():
         raise InputError("all labels are alike, which tells nothing of one kind of error; label more answers")
-    found = _rogan_gladen(said.mean(), sample, truth)
+    positive = truth == 1
+    counts = np.array([said.sum(), sample[positive].sum(), (1 - sample[~positive]).sum()])
+    totals = np.array([len(said), positive.sum(), (~positive).sum()])
+    found = float(_rogan_gladen(*(counts / totals)))
     if math.isnan(found):
         raise InputError("on the labelled answers the judge is no better than chance; no rate can be made of it")
     rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(draws):
-        again = rng.integers(0, len(places), len(places))
-        share = said[rng.integers(0, len(said), len(said))].mean()
-        drawn.append(_rogan_gladen(share, sample[again], truth[again]))
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.nanquantile(np.array(drawn), tails)
+    drawn = rng.beta(counts + 0.5, totals - counts + 0.5, (draws, 3)).T  # (3, draws)
+    low, high = np.nanquantile(_rogan_gladen(*drawn), [(1 - confidence) / 2, (1 + confidence) / 2])
     estimate = Estimate(found, Interval(float(low), float(high)))
     return Corrected(len(said), len(places), float(said.mean()), estimate, "Rogan-Gladen")
 
@@ -102,13 +107,11 @@ def rogan_gladen(
 Floats = npt.NDArray[np.float64]
 
 
-def _rogan_gladen(share: float, judged: Floats, truth: Floats) -> float:
-    positive = truth == 1
-    if positive.all() or not positive.any():
-        return math.nan
-    sensitivity, specificity = judged[positive].mean(), 1 - judged[~positive].mean()
+def _rogan_gladen(share: Floats, sensitivity: Floats, specificity: Floats) -> Floats:
+    """Elementwise; nan where the judge is no better than chance."""
     informed = sensitivity + specificity - 1
-    return math.nan if informed <= 0 else float(min(1.0, max(0.0, (share + specificity - 1) / informed)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(informed > 0, np.clip((share + specificity - 1) / informed, 0.0, 1.0), np.nan)
 
 
 def _checked(
@@ -119,9 +122,3 @@ def _checked(
     if len(labels) < FEWEST:
         raise InputError(f"{len(labels)} labelled answers; no rate is corrected with fewer than {FEWEST}: label more")
     return np.array(judged, dtype=float), np.array(labels, dtype=float), np.array(labelled, dtype=np.int64)
-
-
-def _corrected(said: Floats, labelled: int, rate: float, width: float, method: str) -> Corrected:
-    interval = Interval(max(0.0, rate - width), min(1.0, rate + width))
-    estimate = Estimate(min(1.0, max(0.0, rate)), interval)
-    return Corrected(len(said), labelled, float(said.mean()), estimate, method)
