@@ -47,6 +47,8 @@ def label(
     Raises:
         InputError: the file, the judge or the task cannot be read; a grader was given up.
     """
+    if json_path is None and judge_name.startswith("paper"):
+        raise InputError(f"--judge {judge_name}: name a file with --json; the grader's replies are kept beside it")
     read = read_answered(responses)
     journal = None if json_path is None else json_path.with_name(f"{json_path.name}.grades.jsonl")
     judge = open_judge(judge_name, base_url=base_url, journal=journal)
@@ -64,7 +66,7 @@ def label(
         unused = judge.unused([answer.id for answer in answers])
         remarks.append(_remark(f"labels of answers that {responses.name} does not have", unused))
     done = dict(read.settled)
-    with Display(f"{responses.name}, judged by {judge.name}") as display:
+    with Display(visible(f"{responses.name}, judged by {judge.name}"), Console(stderr=True)) as display:
         places = [place for place in range(len(answers)) if place not in done]
         for start in range(0, len(places), AT_ONCE):
             some = places[start : start + AT_ONCE]

@@ -173,6 +173,23 @@ def test_labels_of_answers_that_are_not_there_are_named_and_a_judged_file_serves
         HumanJudge(people)
 
 
+def test_progress_and_tables_leave_stdout_to_the_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("cleareyed.console.LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("cleareyed.label_command.AT_ONCE", 1)
+    path = _written(tmp_path, {"1": NO, "2": YES})
+    result = CliRunner().invoke(app, ["judge", "label", str(path), "--judge", "lexical"])
+    assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == ["1", "2"]
+    assert "judging 1/2" in result.stderr
+
+
+def test_a_grader_is_not_paid_for_replies_that_an_interruption_would_lose(tmp_path):
+    result = CliRunner().invoke(
+        app, ["judge", "label", str(_written(tmp_path, {"1": NO})), "--judge", "paper:openai:m"]
+    )
+    assert result.exit_code == 2
+    assert "--json" in result.stderr
+
+
 def test_a_file_in_which_nothing_could_be_judged_fails(tmp_path):
     result = CliRunner().invoke(app, ["judge", "label", str(_written(tmp_path, {"1": 5}))])
     assert result.exit_code == 1
