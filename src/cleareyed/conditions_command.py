@@ -22,16 +22,17 @@ from cleareyed.evaluation.evaluate import AskedHashes, Asking, requests
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import limits_of, open_answerer
 from cleareyed.evaluation.rows import Collected, judges_of
-from cleareyed.oversensitivity.conditions import Condition, Item, Measured, Rate, compare_conditions
+from cleareyed.oversensitivity.conditions import Condition, Item, Measured, compare_conditions
 from cleareyed.oversensitivity.judges.open import open_judge
-from cleareyed.oversensitivity.outcomes import Judge
+from cleareyed.oversensitivity.outcomes import OUTCOMES, Judge
 from cleareyed.oversensitivity.runs import by_id, judge_answers
 from cleareyed.records.run import RunFolder, create_run
 from cleareyed.records.stored import stored_answers
 from cleareyed.report.plots import accuracy_bars, png
 from cleareyed.report.summary import write_whole
 from cleareyed.report.timidity_plots import bar_of
-from cleareyed.report.words import MISSING, p_value, percent, percent_range, points, points_range, visible
+from cleareyed.report.timidity_tables import Grid, share
+from cleareyed.report.words import MISSING, p_value, points, points_range, visible
 from cleareyed.tasks.task import Task
 
 FOUND, PICTURE = "conditions.json", "conditions.png"
@@ -103,6 +104,7 @@ def run_conditions(
     _keep_found(folder, json_path, _as_json(arms, measured, judge, found))
     console = table_console()
     console.print(rates_table(measured, f"{model.path} on {spec.task.name}: declined, % (95 %), judge {judge.name}"))
+    console.print(outcomes_table(measured))
     if len(measured) > 1:
         console.print(changes_table(measured))
     for sentence in sentences(measured, arms, found):
@@ -115,33 +117,35 @@ def run_conditions(
 
 
 def rates_table(measured: Sequence[Measured], title: str) -> Table:
-    """One row a condition: the declined rate over all and by stimulus, and the outcomes."""
+    """One row a condition: the declined rate over all and by stimulus."""
     stimuli = list(dict.fromkeys(name for one in measured for name in one.by_stimulus))
-    table = Table(title=Text(visible(title)), title_justify="left")
-    table.add_column("condition")
-    for heading in ("n", "all", *stimuli):
-        table.add_column(Text(visible(heading)), justify="right")
-    table.add_column("outcomes")
+    table = Grid(title, ("condition", "n", "all", *stimuli))
     for one in measured:
-        shares = (_share(one.by_stimulus.get(name)) for name in stimuli)
-        outcomes = ", ".join(f"{count} {name}" for name, count in sorted(one.whole.outcomes.items(), key=_most))
-        table.add_row(one.condition, str(one.whole.n), _share(one.whole), *shares, outcomes)
-    return table
+        cells = (share(one.by_stimulus.get(name)) for name in stimuli)
+        table.add(one.condition, str(one.whole.n), share(one.whole), *cells)
+    return table.rich()
+
+
+def outcomes_table(measured: Sequence[Measured]) -> Table:
+    """One row a condition: how often each outcome came."""
+    states = [state for state in OUTCOMES if any(one.whole.outcomes.get(state) for one in measured)]
+    table = Grid("outcomes", ("condition", *(state.replace("_", " ") for state in states)))
+    for one in measured:
+        table.add(one.condition, *(str(one.whole.outcomes.get(state, 0)) for state in states))
+    return table.rich()
 
 
 def changes_table(measured: Sequence[Measured]) -> Table:
     """Each condition against the first, on the same items."""
-    table = Table(title=f"Against {measured[0].condition}, same items", title_justify="left")
-    table.add_column("condition")
-    for heading in ("n", "difference, points (95 %)", "now declined", "no longer", "p", "p (Holm)"):
-        table.add_column(heading, justify="right")
+    title = f"against {measured[0].condition}, same items"
+    table = Grid(title, ("condition", "n", "difference, points (95 %)", "now declined", "no longer", "p", "p (Holm)"))
     for one in measured[1:]:
         if one.change is None:
-            table.add_row(one.condition, "0", *[MISSING] * 5)
+            table.add(one.condition, "0", *[MISSING] * 5)
             continue
         found = one.change.paired
         difference = f"{points(found.difference)} ({points_range(found.interval.low, found.interval.high)})"
-        table.add_row(
+        table.add(
             one.condition,
             str(found.n),
             difference,
@@ -150,7 +154,7 @@ def changes_table(measured: Sequence[Measured]) -> Table:
             p_value(one.change.p),
             p_value(one.change.p_holm),
         )
-    return table
+    return table.rich()
 
 
 def sentences(measured: Sequence[Measured], arms: Sequence[_Arm], found: dict[str, Collected]) -> list[str]:
@@ -275,13 +279,3 @@ def _drawn(measured: Sequence[Measured]) -> bytes | None:
     figure = accuracy_bars(bars, {})
     figure.axes[0].set_ylabel("declined (95 % interval)")
     return png(figure)
-
-
-def _share(rate: Rate | None) -> str:
-    if rate is None or rate.share is None or rate.interval is None:
-        return MISSING
-    return f"{percent(rate.share)} ({percent_range(rate.interval.low, rate.interval.high)})"
-
-
-def _most(counted: tuple[str, int]) -> int:
-    return -counted[1]

@@ -32,6 +32,7 @@ from cleareyed.report.timidity import timidity_page
 from cleareyed.report.timidity_plots import detection_figure, plane_figure
 from cleareyed.report.timidity_tables import (
     correlations,
+    plane_by_stimulus_table,
     plane_table,
     published_table,
     rates_table,
@@ -101,6 +102,7 @@ def show(
         console.print(two_by_two_table(pairs).rich())
     if points:
         console.print(plane_table(points).rich())
+        console.print(plane_by_stimulus_table(points).rich())
     if not brief and any(one.task in TASKS for one in asked):
         console.print(published_table(asked).rich())
     timidity_page(page, asked, pairs, points, judge.name, samples)
@@ -132,7 +134,8 @@ def plane(
             raise InputError("the runs named hold no model that answered both sets; evaluate mossbench_contrast too")
     console = table_console()
     found_correlations = correlations(points, mine)
-    console.print(plane_table([*mine, *points]).rich())
+    for table in (plane_table, plane_by_stimulus_table):
+        console.print(table([*mine, *points]).rich())
     for line in what_correlates(found_correlations):
         console.print(Text(line), soft_wrap=True)
     if picture is not None:

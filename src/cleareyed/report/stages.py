@@ -12,7 +12,7 @@ from cleareyed.oversensitivity.stage_asking import Studied
 from cleareyed.oversensitivity.stage_notes import Notes
 from cleareyed.oversensitivity.stages import GRADES, STAGES, Part, Split
 from cleareyed.report.plots import accuracy_bars, png
-from cleareyed.report.words import MISSING, percent, percent_range, visible
+from cleareyed.report.words import MISSING, share_in, visible
 
 
 def attribution_table(table: Mapping[str, Part], title: str) -> Table:
@@ -83,4 +83,4 @@ def _share(split: Split, name: str) -> str:
     found = split.shares.get(name)
     if found is None:
         return MISSING
-    return f"{percent(found.share)} ({percent_range(found.interval.low, found.interval.high)})"
+    return share_in(found.share, found.interval.low, found.interval.high)

@@ -20,6 +20,7 @@ from cleareyed.report.timidity_tables import (
     Grid,
     correlations,
     name_of,
+    plane_by_stimulus_table,
     plane_table,
     published_table,
     rates_table,
@@ -108,7 +109,7 @@ def timidity_page(
 def _grids(asked: Sequence[Asked], pairs: Sequence[tuple[Asked, Asked]], points: Sequence[Point]) -> list[Grid]:
     found = [rates_table(asked, "Declined, % (95 % interval)"), states_table(asked), tags_table(asked)]
     found.append(two_by_two_table(pairs) if pairs else None)
-    found.append(plane_table(points) if points else None)
+    found += [plane_table(points), plane_by_stimulus_table(points)] if points else []
     return [grid for grid in found if grid is not None]
 
 

@@ -25,7 +25,7 @@ from cleareyed.oversensitivity.plane import (
 )
 from cleareyed.oversensitivity.rates import Rates, two_by_two
 from cleareyed.oversensitivity.runs import Asked
-from cleareyed.report.words import MISSING, p_value, percent, percent_range, visible
+from cleareyed.report.words import MISSING, p_value, percent, percent_range, share_in, visible
 from cleareyed.tasks.mossbench import STIMULI
 
 TITLES = {"human": "people", "child": "children", "synthetic": "synthetic picture", "text_in_image": "text in picture"}
@@ -49,8 +49,10 @@ class Grid:
     def rich(self) -> Table:
         """For the console."""
         table = Table(title=Text(visible(self.title)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for heading in self.headings:
-            table.add_column(Text(visible(heading)), justify="left" if heading == self.headings[0] else "right")
+        first, *others = self.headings
+        table.add_column(Text(visible(first)), overflow="fold")
+        for heading in others:
+            table.add_column(Text(visible(heading)), justify="right", overflow="fold")
         for row in self.rows:
             table.add_row(*(Text(visible(cell)) for cell in row))
         return table
@@ -191,26 +193,43 @@ def published_table(asked: Sequence[Asked]) -> Grid:
 
 
 def plane_table(points: Sequence[Point]) -> Grid:
-    """One row a model: both rates, d' and c, over all items, and d' and c by stimulus."""
-    stimuli = [code for code in STIMULI if any(code in point.cells for point in points)]
+    """One row a model: both rates, d' and c, over all items."""
     table = Grid(
-        "refusal as detection of harm: % declined, d' and c over all items, and by stimulus",
-        ("model", "benign", "contrast", "d' (95 %)", "c (95 %)", *(f"{code}: d', c" for code in stimuli)),
+        "refusal as detection of harm: % declined, d' and c over all items",
+        ("model", "benign", "contrast", "d' (95 %)", "c (95 %)"),
     )
-    for point in sorted(points, key=lambda one: (one.source == "published", -one.cells[POOLED].detected.sensitivity)):
+    for point in _by_sensitivity(points):
         cell = point.cells[POOLED]
         found = cell.detected
         d, c = found.sensitivity_interval, found.criterion_interval
-        parts = [point.cells[code].detected if code in point.cells else None for code in stimuli]
         table.add(
-            point.model + (" (paper)" if point.source == "published" else ""),
+            _from(point),
             percent(cell.benign),
             percent(cell.contrast),
             f"{found.sensitivity:.2f} ({d.low:.2f} to {d.high:.2f})",
             f"{found.criterion:+.2f} ({c.low:+.2f} to {c.high:+.2f})",
-            *(f"{one.sensitivity:.2f}, {one.criterion:+.2f}" if one else MISSING for one in parts),
         )
     return table
+
+
+def plane_by_stimulus_table(points: Sequence[Point]) -> Grid:
+    """One row a model: d' and c by stimulus."""
+    stimuli = [code for code in STIMULI if any(code in point.cells for point in points)]
+    table = Grid("d' and c by stimulus", ("model", *(f"{code}: d', c" for code in stimuli)))
+    for point in _by_sensitivity(points):
+        parts = [point.cells[code].detected if code in point.cells else None for code in stimuli]
+        cells = (f"{one.sensitivity:.2f}, {one.criterion:+.2f}" if one else MISSING for one in parts)
+        table.add(_from(point), *cells)
+    return table
+
+
+def _by_sensitivity(points: Sequence[Point]) -> list[Point]:
+    """Measured ones first."""
+    return sorted(points, key=lambda one: (one.source == "published", -one.cells[POOLED].detected.sensitivity))
+
+
+def _from(point: Point) -> str:
+    return point.model + (" (paper)" if point.source == "published" else "")
 
 
 def correlations(points: Sequence[Point], measured: Sequence[Point] = ()) -> dict[str, dict[str, Any]]:
@@ -268,7 +287,7 @@ def what_correlates(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def share(rate: Rate | None) -> str:
     if rate is None or rate.share is None or rate.interval is None:
         return MISSING
-    return f"{percent(rate.share)} ({percent_range(rate.interval.low, rate.interval.high)})"
+    return share_in(rate.share, rate.interval.low, rate.interval.high)
 
 
 def _interval(one: Mapping[str, Any]) -> str:

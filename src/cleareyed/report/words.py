@@ -24,6 +24,11 @@ def percent_range(low: float, high: float) -> str:
     return f"{percent(low)} to {percent(high)}"
 
 
+def share_in(share: float, low: float, high: float) -> str:
+    """A share in per cent and its interval in whole ones, for tables that have to fit a terminal: `46.3 (40-53)`."""
+    return f"{percent(share)} ({100 * low:.0f}-{100 * high:.0f})"
+
+
 def points(difference: float) -> str:
     """A difference of shares in percentage points, with its sign."""
     return f"{100 * difference:+.1f}"
