@@ -90,7 +90,8 @@ def take(db: Path, files: Sequence[Path], *, add_reviewers: bool) -> int:
             taken = reviews.take(rows, origin=str(file.name))
             say(
                 f"{file}: {taken.new} new answers, {taken.changed} changed, {taken.known} held before, "
-                f"{taken.blank} not filled in, {sum(taken.unplaced.values())} without a place"
+                f"{taken.blank} not filled in, {taken.turned_down} turned down there, "
+                f"{sum(taken.unplaced.values())} without a place"
             )
             for reason, count in taken.unplaced.most_common(SHOWN):
                 say(f"  {count} times: {visible(reason)}")

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from cleareyed.cli import app
 from cleareyed.errors import InputError
 from cleareyed.oversensitivity.build.agreement import agreement, alpha, kappa
-from cleareyed.oversensitivity.build.answers import Entry, Label, Ruling
+from cleareyed.oversensitivity.build.answers import TURNED_DOWN, Entry, Label, Ruling
 from cleareyed.oversensitivity.build.draw import load_sprites
 from cleareyed.oversensitivity.build.exchange import export_labels, export_tasks, read_labels
 from cleareyed.oversensitivity.build.items import Item, write_items
@@ -252,7 +252,9 @@ def test_results_of_mechanical_turk(reviews: Reviews, tmp_path: Path) -> None:
     )
     rows = read_labels(tmp_path / "batch.csv")
     assert rows[0] == Label("A1B2", one, 1, 4, at="Mon Jan 05 10:00:00 PST 2026")
-    assert len(rows) == 2 and isinstance(rows[1], tuple) and rows[1][0].startswith("harmless: nothing is not one of")
+    assert isinstance(rows[2], tuple) and rows[2][0].startswith("harmless: nothing is not one of")
+    taken = reviews.take(rows, "batch.csv")
+    assert (taken.turned_down, taken.unplaced.total(), len(reviews.unplaced())) == (1, 2, 2)
 
 
 def test_results_of_mechanical_turk_in_one_column(reviews: Reviews, tmp_path: Path) -> None:
@@ -309,7 +311,8 @@ def test_exports_of_label_studio(reviews: Reviews, tmp_path: Path) -> None:
         {"id": 3, "data": None},
     ]
     (tmp_path / "project.json").write_text(json.dumps(tasks))
-    first, second, third = read_labels(tmp_path / "project.json")
+    first, second, skipped, third = read_labels(tmp_path / "project.json")
+    assert isinstance(skipped, tuple) and skipped[0] == TURNED_DOWN
     assert first == Label("ann@example.org", one, 0, 3, "Odd.\nVery.", "2026-01-05T10:00:00Z")
     assert second == Label("7", one, 1, 5)
     assert isinstance(third, tuple) and third[0] == "natural: nothing is not one of 1, 2, 3, 4, 5"
@@ -343,6 +346,33 @@ def test_rows_without_a_place_are_named_counted_and_kept(reviews: Reviews, tmp_p
     reviews.add(["zoe"], "simulated", deal=False)
     assert [(label.reviewer, label.harmless) for label in reviews.history()] == [("ann", 1), ("zoe", 1), ("zoe", 0)]
     assert len(reviews.unplaced()) == 5
+
+
+def test_what_utf8_cannot_carry_and_quotes_that_stay_open_cost_nobody_an_answer(
+    reviews: Reviews, tmp_path: Path
+) -> None:
+    reviews.add(["ann", "ben"], "simulated")
+    one = reviews.shuffled()[0].entry
+    lines = [r'{"reviewer": "\ud800", "entry": "\ud800", "harmless": "yes", "natural": 4}']
+    lines.append(json.dumps({"reviewer": "ann", "entry": one, "harmless": "yes", "natural": 4, "comment": "\ud800"}))
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    taken = reviews.take(read_labels(tmp_path / "in.jsonl"), "in.jsonl")
+    assert (taken.new, taken.unplaced) == (1, {"unknown reviewer `\ufffd`": 1})
+    head = "reviewer,entry,harmless,natural,comment\n"
+    (tmp_path / "open.csv").write_text(f'{head}ann,{one},yes,4,"never closed\nben,{one},no,2,\n')
+    with pytest.raises(InputError, match=r"open\.csv.*quotes"):
+        read_labels(tmp_path / "open.csv")
+
+
+@pytest.mark.parametrize("comment", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "'=1", "'quoted'"])
+def test_no_cell_of_ours_is_a_formula_and_all_come_back_as_they_were(
+    reviews: Reviews, tmp_path: Path, comment: str
+) -> None:
+    label = Label("ann", "e", 1, 4, comment)
+    export_labels([label], tmp_path / "labels.csv")
+    (row,) = csv.DictReader(StringIO((tmp_path / "labels.csv").read_text()))
+    assert row["comment"][0] not in "=+-@"
+    assert read_labels(tmp_path / "labels.csv") == [label]
 
 
 def test_an_import_that_breaks_off_leaves_nothing_behind(reviews: Reviews) -> None:

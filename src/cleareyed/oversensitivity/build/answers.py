@@ -26,6 +26,8 @@ Kind = Literal["person", "simulated"]
 
 BLANK = "not answered yet"
 """The reason of a row that holds no answer because none was given."""
+TURNED_DOWN = "turned down there"
+"""The reason of a row that whoever ran the tool rejected, or that its reviewer skipped: no answer, and asked again."""
 PASS = 0.75
 """The share of attention checks a reviewer has to get right; with less their answers are left out."""
 
@@ -86,6 +88,8 @@ class Taken:
     """Held already."""
     blank: int = 0
     """Rows that nobody has filled in yet."""
+    turned_down: int = 0
+    """Rows that the tool says do not count."""
     unplaced: Counter[str] = field(default_factory=Counter)
     """Why a row has no place yet, and how many have none for that reason. They are kept."""
 

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from cleareyed.errors import InputError
-from cleareyed.oversensitivity.build.answers import ANSWERS, ASKED, BLANK, QUESTIONS, Asked, Label
+from cleareyed.evaluation.answers import clean_text
+from cleareyed.oversensitivity.build.answers import ANSWERS, ASKED, BLANK, QUESTIONS, TURNED_DOWN, Asked, Label
 from cleareyed.oversensitivity.build.items import read_text, write_rows, write_whole
 from cleareyed.oversensitivity.build.reviews import Reviews
 
@@ -37,6 +38,9 @@ WHEN = ("at", "SubmitTime", "created_at")
 COMMENT = ("comment", "Answer.comment")
 NOT_COUNTED = ("rejected",)
 """States of a Mechanical Turk assignment that bring no answer."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet takes a cell that begins so for a formula. In our CSV an apostrophe stands before it, which is taken
+away when it is read back."""
 
 Row = Label | tuple[str, Mapping[str, Any]]
 """A label, or why a row is none and what it held."""
@@ -102,7 +106,7 @@ def read_labels(path: Path) -> list[Row]:
         raise InputError(f"{path}: the name ends in `{path.suffix}`; give a .csv, .jsonl or .json file")
     if not rows:
         raise InputError(f"{path}: no answers; check that it is the file that was filled in")
-    return [row for one in rows if (row := _label(one)) is not None]
+    return [_label(one) for one in rows]
 
 
 def label_studio_config() -> str:
@@ -140,12 +144,21 @@ def _as_csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     out = StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _guarded(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
 
 
+def _guarded(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.lstrip("'").startswith(FORMULA) else value
+
+
+def _unguarded(value: Any) -> Any:
+    guarded = isinstance(value, str) and value.startswith("'") and value.lstrip("'").startswith(FORMULA)
+    return value[1:] if guarded else value
+
+
 def _csv_rows(path: Path, text: str) -> list[Any]:
-    reader = csv.DictReader(StringIO(text, newline=""))
+    reader = csv.DictReader(StringIO(text, newline=""), strict=True)
     names = reader.fieldnames or []
     if not any(name in names for name in ENTRY) or not any(name in names for name in WHO):
         raise InputError(
@@ -153,9 +166,9 @@ def _csv_rows(path: Path, text: str) -> list[Any]:
             "give the file that `build verify export` wrote, filled in, or the results of the tool that read it"
         )
     try:
-        return [{name: value for name, value in row.items() if name is not None} for row in reader]
+        return [{name: _unguarded(value) for name, value in row.items() if name is not None} for row in reader]
     except csv.Error as error:
-        raise InputError(f"{path}: line {reader.line_num} is not CSV ({error}); mend it") from error
+        raise InputError(f"{path}: not CSV after line {reader.line_num} ({error}); check the quotes") from error
 
 
 def _json_lines(text: str) -> Iterator[Any]:
@@ -169,7 +182,7 @@ def _json_lines(text: str) -> Iterator[Any]:
 
 
 def _label_studio(path: Path, text: str) -> list[Any]:
-    """Annotations of an export as rows; those that were skipped bring nothing."""
+    """Annotations of an export as rows."""
     try:
         tasks = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -180,8 +193,9 @@ def _label_studio(path: Path, text: str) -> list[Any]:
     for task in tasks:
         data = task.get("data") if isinstance(task.get("data"), dict) else {}
         for annotation in task.get("annotations") or []:
-            if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
+            if isinstance(annotation, dict):
                 row = {"entry": data.get("entry"), "reviewer": _who(annotation.get("completed_by"))}
+                row["was_cancelled"] = annotation.get("was_cancelled")
                 rows.append(row | {"at": annotation.get("created_at")} | _results(annotation.get("result")))
     return rows
 
@@ -202,12 +216,12 @@ def _results(results: Any) -> dict[str, Any]:
     return found
 
 
-def _label(row: Any) -> Row | None:
-    """A row as a label, whatever tool it comes from. None: it was turned down there and asked again."""
+def _label(row: Any) -> Row:
+    """A row as a label, whatever tool it comes from."""
     if not isinstance(row, dict):
         return "no object with reviewer, entry, harmless and natural", {"row": row}
-    if str(row.get("AssignmentStatus", "")).lower() in NOT_COUNTED:
-        return None
+    if str(row.get("AssignmentStatus", "")).lower() in NOT_COUNTED or row.get("was_cancelled"):
+        return TURNED_DOWN, row
     try:
         row = row | _task_answers(row.get("Answer.taskAnswers"))
     except (ValueError, RecursionError):
@@ -240,7 +254,8 @@ def _task_answers(text: Any) -> dict[str, Any]:
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    return next((str(row[name]).strip() for name in names if row.get(name) not in (None, "")), "")
+    found = next((str(row[name]).strip() for name in names if row.get(name) not in (None, "")), "")
+    return clean_text(found)
 
 
 def _answer(row: Mapping[str, Any], asked: Asked) -> str:

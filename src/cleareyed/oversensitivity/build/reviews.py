@@ -25,6 +25,7 @@ from cleareyed.oversensitivity.build.answers import (
     ANSWERS,
     ASKED,
     BLANK,
+    TURNED_DOWN,
     Entry,
     Kind,
     Label,
@@ -208,8 +209,9 @@ class Reviews:
                     reason, held = wrong, asdict(row)
                 else:
                     reason, held = row[0], dict(row[1])
-                    if reason == BLANK:
-                        taken.blank += 1
+                    if reason in (BLANK, TURNED_DOWN):
+                        taken.blank += reason == BLANK
+                        taken.turned_down += reason == TURNED_DOWN
                         continue
                 self._keep(reason, held, origin)
                 taken.unplaced[reason] += 1
