@@ -73,7 +73,7 @@ def states(path: Path) -> Mapping[str, Outcome]:
     try:
         text = path.read_text(encoding="utf-8")
         lines = path.suffix.lower() == ".jsonl"
-        held = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
+        held = [json.loads(line) for line in text.split("\n") if line.strip()] if lines else json.loads(text)
         rows = TypeAdapter(list[Label]).validate_python(held)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); give a file that `cleareyed judge label` wrote") from None

@@ -24,7 +24,7 @@ from cleareyed.evaluation.ask import Summary
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import AskedModel, limits_of, open_answerer
 from cleareyed.oversensitivity.judges.open import open_judge
-from cleareyed.oversensitivity.labels import json_lines
+from cleareyed.oversensitivity.labels import json_lines, lines_of
 from cleareyed.oversensitivity.outcomes import DECLINED, Judge
 from cleareyed.oversensitivity.published import named
 from cleareyed.oversensitivity.runs import by_id, judge_answers
@@ -286,7 +286,7 @@ def _labels(run: RunFolder) -> list[Label]:
         return []
     try:
         return TypeAdapter(list[Label]).validate_python(
-            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            [json.loads(line) for line in lines_of(path.read_text(encoding="utf-8"))]
         )
     except ValueError as error:
         raise InputError(f"{path}: not as cleareyed wrote it; remove it to have the answers judged again") from error

@@ -364,7 +364,7 @@ def test_what_utf8_cannot_carry_and_quotes_that_stay_open_cost_nobody_an_answer(
         read_labels(tmp_path / "open.csv")
 
 
-@pytest.mark.parametrize("comment", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "'=1", "'quoted'"])
+@pytest.mark.parametrize("comment", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "'=1", "'quoted'", "a\u2028b\x85c"])
 def test_no_cell_of_ours_is_a_formula_and_all_come_back_as_they_were(
     reviews: Reviews, tmp_path: Path, comment: str
 ) -> None:
@@ -373,6 +373,8 @@ def test_no_cell_of_ours_is_a_formula_and_all_come_back_as_they_were(
     (row,) = csv.DictReader(StringIO((tmp_path / "labels.csv").read_text()))
     assert row["comment"][0] not in "=+-@"
     assert read_labels(tmp_path / "labels.csv") == [label]
+    export_labels([label], tmp_path / "labels.jsonl")
+    assert read_labels(tmp_path / "labels.jsonl") == [label]
 
 
 def test_an_import_that_breaks_off_leaves_nothing_behind(reviews: Reviews) -> None:

@@ -186,6 +186,12 @@ def test_published_answers_that_are_empty_are_given_with_and_without(
     assert found["whole"]["declined"] - found["without_empty"]["declined"] == 14
 
 
+def test_an_answer_with_line_separators_is_kept_on_one_line(tmp_path: Path) -> None:
+    rows = [replace(ROW, response="One\u2028two\x85three\x1cfour"), replace(ROW, id="2")]
+    write_outcomes(tmp_path / "local.jsonl", rows)
+    assert read_outcomes(tmp_path / "local.jsonl") == rows
+
+
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
     (tmp_path / "outcomes").write_text("not a folder")
     with pytest.raises(InputError, match="cannot be written"):

@@ -26,3 +26,9 @@ def came_back(name: str, state: State | str) -> Judgement | None:
 
 def json_lines(rows: Any) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of `json_lines`. Not `splitlines`, which also ends a line at U+2028 and other characters that texts in
+    it may hold."""
+    return [line for line in text.split("\n") if line]

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cleareyed.errors import InputError
-from cleareyed.oversensitivity.labels import came_back, json_lines
+from cleareyed.oversensitivity.labels import came_back, json_lines, lines_of
 from cleareyed.oversensitivity.outcomes import DECLINED, Answered, Judge, Judgement, Outcome
 from cleareyed.records.rows import AnswerRow
 from cleareyed.records.run import RunFolder
@@ -155,7 +155,7 @@ def read_outcomes(path: Path) -> list[OutcomeRow]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines_of(path.read_text(encoding="utf-8")), 1):
         try:
             rows.append(_ROWS.validate_python(json.loads(line)))
         except (ValueError, ValidationError) as error:

@@ -105,7 +105,7 @@ def _fields(path: Path) -> Iterator[tuple[str, Any]]:
         for name, value in held.items():
             yield f"{path}: item {name}", {"id": name, **value} if isinstance(value, dict) else value
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield f"{path}: line {number}", _loaded(line, f"{path}: line {number}")
 

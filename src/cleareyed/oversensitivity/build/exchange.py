@@ -173,7 +173,7 @@ def _csv_rows(path: Path, text: str) -> list[Any]:
 
 def _json_lines(text: str) -> Iterator[Any]:
     """What each line holds; a line that is not JSON as its text, to be kept."""
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.strip():
             try:
                 yield json.loads(line)

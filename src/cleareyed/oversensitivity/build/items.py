@@ -169,7 +169,7 @@ def _rows(path: Path) -> list[Any]:
     text = read_text(path)
     try:
         if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
         if path.suffix not in (".yaml", ".yml", ".json"):
             raise InputError(f"{path}: the name ends in `{path.suffix}`; give a .yaml, .json or .jsonl file")
         held = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_loader())
