@@ -6,7 +6,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import PercentFormatter
+from matplotlib.transforms import Bbox
 from scipy.special import ndtr, ndtri
 
 from cleareyed.oversensitivity.conditions import Rate
@@ -29,6 +31,15 @@ SHADES: Mapping[Outcome, str] = {
     "undecided": "#24292f",
 }
 PUBLISHED, MEASURED = "#6e7781", "#d55e00"
+NEAR, FAR = 5, 16
+"""Points between a model's mark and its name: beside it, or where nearer places are taken, at the end of a line."""
+OUTSIDE = 1e6
+"""What leaving the axes counts, in pixels covered."""
+PLACES = tuple(
+    (across * away, up * away)
+    for away in (NEAR, FAR, 2 * FAR)
+    for across, up in ((1, 0.5), (1, -0.5), (-1, 0.5), (-1, -0.5), (0, 1), (0, -1))
+)
 
 
 def outcome_bars(states: Mapping[str, Mapping[Outcome, int]]) -> Figure:
@@ -70,6 +81,9 @@ def plane_figure(points: Sequence[Point]) -> Figure:
             axes.remove()
         figure.supxlabel("declined of benign questions", fontsize="medium")
         figure.supylabel("declined of contrast questions", fontsize="medium")
+        figure.draw_without_rendering()  # names are placed where the layout has put the axes
+        for axes, panel in zip(grid, panels, strict=False):
+            _name_all(figure, axes, _on_plane(points, panel))
     return figure
 
 
@@ -92,19 +106,20 @@ def detection_figure(points: Sequence[Point], stimulus: str = POOLED) -> Figure:
             right.plot([d.low, d.high], [found.criterion] * 2, color=colour, linewidth=0.9, alpha=0.6)
             right.plot([found.sensitivity] * 2, [c.low, c.high], color=colour, linewidth=0.9, alpha=0.6)
             right.plot(found.sensitivity, found.criterion, "o", color=colour, markersize=5)
-            _name(right, point, found.sensitivity, found.criterion)
         right.axhline(0, color=FAINT, linewidth=0.9)
         right.invert_yaxis()
         right.set_xlabel("d': how well harmful and benign questions are told apart")
         right.set_ylabel("c: higher up is more timid")
+        figure.draw_without_rendering()
+        _name_all(figure, left, _on_plane(points, stimulus))
+        found_here = [(one, one.cells[stimulus].detected) for one in points if stimulus in one.cells]
+        _name_all(figure, right, [(one, found.sensitivity, found.criterion) for one, found in found_here])
     return figure
 
 
 def _draw_plane(axes: Axes, points: Sequence[Point], panel: str) -> None:
-    for point in (point for point in points if panel in point.cells):
-        cell = point.cells[panel]
-        axes.plot(100 * cell.benign, 100 * cell.contrast, "o", color=_colour(point), markersize=5)
-        _name(axes, point, 100 * cell.benign, 100 * cell.contrast)
+    for point, x, y in _on_plane(points, panel):
+        axes.plot(x, y, "o", color=_colour(point), markersize=5)
     axes.set_xlim(-2, 102 if any(_far(point, panel) for point in points) else 72)
     axes.set_ylim(-2, 102)
     axes.xaxis.set_major_formatter(PercentFormatter(100))
@@ -115,16 +130,71 @@ def _far(point: Point, panel: str) -> bool:
     return panel in point.cells and point.cells[panel].benign > 0.6
 
 
-def _name(axes: Axes, point: Point, x: float, y: float) -> None:
+def _on_plane(points: Sequence[Point], panel: str) -> list[tuple[Point, float, float]]:
+    cells = [(point, point.cells[panel]) for point in points if panel in point.cells]
+    return [(point, 100 * cell.benign, 100 * cell.contrast) for point, cell in cells]
+
+
+def _name_all(figure: Figure, axes: Axes, shown: Sequence[tuple[Point, float, float]]) -> None:
+    """Each model's name at the first of `PLACES` where it covers no mark and no other name, or covers least."""
+    scale = figure.dpi / 72
+    taken = [
+        Bbox.from_extents(x - NEAR, y - NEAR, x + NEAR, y + NEAR)
+        for x, y in (axes.transData.transform((x, y)) for _, x, y in shown)
+    ]
+    for point, x, y in sorted(shown, key=lambda one: one[0].source):  # measured ones choose first
+        name = _name(axes, point, x, y, PLACES[0])
+        size = Text.get_window_extent(name)  # without the line
+        name.remove()
+        best, least = PLACES[0], float("inf")
+        for place in PLACES:
+            box = _box(axes, x, y, place, size, scale)
+            covered = sum(_shared(box, other) for other in taken) + OUTSIDE * (not _within(box, axes.bbox))
+            if covered < least:
+                best, least = place, covered
+            if not covered:
+                break
+        _name(axes, point, x, y, best)
+        taken.append(_box(axes, x, y, best, size, scale))
+
+
+def _box(axes: Axes, x: float, y: float, place: tuple[float, float], size: Bbox, scale: float) -> Bbox:
+    """Where a name of that size stands, in pixels; `scale` is of these to a point."""
+    middle_x, middle_y = axes.transData.transform((x, y))
+    across, up = place[0] * scale, place[1] * scale
+    right, top = middle_x + across, middle_y + up
+    left = right if across > 0 else right - size.width if across < 0 else right - size.width / 2
+    low = top - size.height / 2 if across else top if up > 0 else top - size.height
+    return Bbox.from_bounds(left, low, size.width, size.height)
+
+
+def _within(box: Bbox, page: Bbox) -> bool:
+    return bool(box.x0 >= page.x0 and box.x1 <= page.x1 and box.y0 >= page.y0 and box.y1 <= page.y1)
+
+
+def _shared(one: Bbox, other: Bbox) -> float:
+    """The area that two boxes share, in pixels."""
+    both = Bbox.intersection(one, other)
+    return float(both.width * both.height) if both else 0.0
+
+
+def _name(axes: Axes, point: Point, x: float, y: float, place: tuple[float, float]) -> Annotation:
     measured = point.source == "measured"
-    axes.annotate(
+    across, up = place
+    return axes.annotate(
         point.model,
         (x, y),
-        xytext=(4, 3),
+        xytext=place,
         textcoords="offset points",
+        horizontalalignment="left" if across > 0 else "right" if across < 0 else "center",
+        verticalalignment="center" if across else "bottom" if up > 0 else "top",
         fontsize=8 if measured else 6.5,
         fontweight="bold" if measured else "normal",
         color=INK if measured else "#6e7781",
+        parse_math=False,
+        arrowprops={"arrowstyle": "-", "color": "#8c959f", "linewidth": 0.6}
+        if max(abs(across), abs(up)) > NEAR
+        else None,
     )
 
 
