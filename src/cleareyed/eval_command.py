@@ -325,7 +325,8 @@ def _print(
     if found.judged:
         (verdicts,) = measured.values()
         title = f"{recipe.model.path} on {task.name}, prompt {spec.prompt}: accuracy in % (95 % interval)"
-        console.print(rules_table(verdicts, rules, title))
+        console.print(Text(visible(title)), soft_wrap=True)  # a table would break it at its own width
+        console.print(rules_table(verdicts, rules))
         if outcome_rule(verdicts) is None:
             number, share = verdicts.majority()
             gold = next(row.answer for row in stored_answers(run) if number_of(row.sample_id) == number)

@@ -19,14 +19,14 @@ from cleareyed.tasks.cvbench import cvbench_totals
 from cleareyed.tasks.task import Task
 
 
-def rules_table(found: Verdicts, rules: Sequence[str], title: str) -> Table:
+def rules_table(found: Verdicts, rules: Sequence[str]) -> Table:
     """Accuracy with 95 % intervals: one row per skill and one for all, one column per accuracy rule.
 
     n is what is judged; where that is not all that was asked, it says of how many.
     """
     by_rule = [summary_of(found, rule) for rule in rules]
     skills = sorted(skill for skill in found.skills if skill)
-    table = Table(title=Text(title), title_justify="left")
+    table = Table()
     table.add_column("skill")
     table.add_column("n", justify="right")
     for rule in rules:
