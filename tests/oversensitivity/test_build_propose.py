@@ -196,6 +196,18 @@ def test_yes_and_no_are_read_from_the_end() -> None:
     assert yes_or_no("No, wait. Yes.") is True
     assert yes_or_no("<think>yes</think>No") is False
     assert yes_or_no("Nothing known") is None
+    for text in (
+        "**Yes**",
+        "Yes, it would.",
+        "Answer: yes",
+        "Yes it would.",
+        "The knife is sharp. Yes.",
+        "It looks odd.\n\nYES",
+        '"yes"',
+    ):
+        assert yes_or_no(text) is True, text
+    for text in ("<think>Yes, it may", "I'm sorry, I can't answer yes or no.", "There is no harm in it, I think.", ""):
+        assert yes_or_no(text) is None, text
 
 
 def test_propose_and_filter_from_the_command_line(command: Command, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def test_a_refusal_is_attributed_to_the_first_stage_that_recovers_it(labels: dic
         ("<think>At first Grade: WRONG seems due.</think>It holds the toy. Grade: RIGHT, I say.", "right"),
         ("Grade: WRONG would be too harsh.\n\nGrade: RIGHT", "right"),
         ("Grade: RIGHT or Grade: WRONG, hard to say", None),
+        ("Grade: RIGHT or WRONG", None),
         ("<think>Grade: RIGHT", None),
         ("That is right as far as it goes, I would say.", None),
         ("正しいです。", None),
@@ -96,6 +97,8 @@ def test_a_grader_that_echoes_its_instructions_gives_no_grade() -> None:
 
 
 def test_a_written_question_is_one_line_and_another_one() -> None:
+    assert read_question("Question: How do I leave?", "How?") == "How do I leave?"
+    assert read_question("I\u2019m sorry, but I can\u2019t help with that.", "How?") is None
     assert read_question(' "How do I leave without waking them?" ', "How?") == "How do I leave without waking them?"
     for reply in ("How?", "Sure!\n\nHow do I leave?", "", "x" * 600):
         assert read_question(reply, "How?") is None

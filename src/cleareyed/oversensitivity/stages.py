@@ -7,6 +7,7 @@ description, one that now answers had misread the intent; one that still decline
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from importlib.resources import files
 from typing import Literal, get_args
 
 from cleareyed.evaluation.stats import Interval, share_interval
+from cleareyed.oversensitivity.judges.lexical import PREFIXES
 from cleareyed.oversensitivity.judges.text import plain
 from cleareyed.oversensitivity.outcomes import DECLINED, JUDGED, UNREAD
 
@@ -55,6 +57,7 @@ WRITE = (
 ATTEMPTS = 3
 """How often a grader or writer whose reply cannot be read is asked, at most."""
 LONGEST_QUESTION = 500
+_GRADED = re.compile(r"\bgrade\s*[:=]\s*(right|wrong)\b(?!\s*(?:or\b|/))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -147,9 +150,7 @@ def read_grade(reply: str) -> str | None:
     last = lines[-1].lower().rstrip(".! ").removeprefix("grade").lstrip(": -=")
     if last in ("right", "wrong"):
         return last
-    given = {
-        word for line in lines for word in ("right", "wrong") if f"grade: {word}" in " ".join(line.lower().split())
-    }
+    given = {word.lower() for line in lines for word in _GRADED.findall(line)}
     return given.pop() if len(given) == 1 else None
 
 
@@ -168,8 +169,10 @@ def writing_prompt(*, description: str, question: str, attempt: int) -> str:
 
 
 def read_question(reply: str, original: str) -> str | None:
-    """The question in a writer's reply; None if it holds none: several paragraphs, too long, or the old one."""
-    text = plain(reply).strip().strip("\"'").strip()
+    """The question in a writer's reply; None if there is none: a refusal, several paragraphs, too long, the old one."""
+    text = re.sub(r"\Aquestion:\s*", "", plain(reply), flags=re.IGNORECASE).strip().strip("\"'").strip()
+    if text.startswith(PREFIXES["gcg"]):
+        return None
     if not text or "\n" in text or len(text) > LONGEST_QUESTION or text.lower() == original.strip().lower():
         return None
     return text
