@@ -57,7 +57,7 @@ WRITE = (
 ATTEMPTS = 3
 """How often a grader or writer whose reply cannot be read is asked, at most."""
 LONGEST_QUESTION = 500
-_GRADED = re.compile(r"\bgrade\s*[:=]\s*(right|wrong)\b(?!\s*(?:or\b|/))", re.IGNORECASE)
+_GRADED = re.compile(r"\bgrade\s*[:=]\s*(right|wrong)\b(?:\s*(?:or|/)\s*(right|wrong)\b)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def read_grade(reply: str) -> str | None:
     last = lines[-1].lower().rstrip(".! ").removeprefix("grade").lstrip(": -=")
     if last in ("right", "wrong"):
         return last
-    given = {word.lower() for line in lines for word in _GRADED.findall(line)}
+    given = {word.lower() for line in lines for words in _GRADED.findall(line) for word in words if word}
     return given.pop() if len(given) == 1 else None
 
 
@@ -169,7 +169,7 @@ def writing_prompt(*, description: str, question: str, attempt: int) -> str:
 
 
 def read_question(reply: str, original: str) -> str | None:
-    """The question in a writer's reply; None if there is none: a refusal, several paragraphs, too long, the old one."""
+    """The question in a writer's reply; None for a refusal, several paragraphs, too many, or the old one."""
     text = re.sub(r"\Aquestion:\s*", "", plain(reply), flags=re.IGNORECASE).strip().strip("\"'").strip()
     if text.startswith(PREFIXES["gcg"]):
         return None
