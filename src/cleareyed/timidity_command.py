@@ -9,16 +9,17 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from cleareyed.console import Display, table_console
+from cleareyed.console import Display, say, table_console
 from cleareyed.errors import InputError
 from cleareyed.eval_plan import AskSpec, asked_task, eval_recipe
 from cleareyed.evaluation.evaluate import measured_task
 from cleareyed.oversensitivity.conditions import SYSTEM
+from cleareyed.oversensitivity.judges.human import HumanJudge
 from cleareyed.oversensitivity.judges.open import open_judge
 from cleareyed.oversensitivity.outcome_rows import OutcomeRow
 from cleareyed.oversensitivity.outcomes import Judge
 from cleareyed.oversensitivity.plane import Point, measured_point, published_points
-from cleareyed.oversensitivity.published import published_results
+from cleareyed.oversensitivity.published import named, published_results
 from cleareyed.oversensitivity.rates import two_by_two
 from cleareyed.oversensitivity.runs import SEEING, Asked, by_id, judge_answers, known_samples, pairs_of, together
 from cleareyed.recipe import GrpoRecipe, SftRecipe
@@ -69,6 +70,8 @@ def timidity(
     judge = open_judge(judge_name)
     asked, samples = _judged(paths, judge, data_root)
     show(asked, judge, samples, page or paths[0] / PAGE, json_path)
+    if isinstance(judge, HumanJudge) and (unused := judge.unused([row.id for one in asked for row in one.rows])):
+        say(f"labels of answers that these runs do not have: {len(unused)} ({named(unused)})")
     if results is not None:
         _write_results(results, asked, samples)
 

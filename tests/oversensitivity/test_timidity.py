@@ -186,6 +186,14 @@ def test_published_answers_that_are_empty_are_given_with_and_without(
     assert found["whole"]["declined"] - found["without_empty"]["declined"] == 14
 
 
+def test_labels_of_people_that_fit_no_answer_are_named(asked: Path, command: Callable[..., Result]) -> None:
+    (asked / "people.csv").write_text("id,state\n1,refusal\n2,complied\n9,partial\n")
+    found = command("timidity", "benign", "--judge", "human:people.csv", "--data-root", asked)
+    assert found.exit_code == 0, found.output
+    assert "labels of answers that these runs do not have: 1 (9)" in found.output
+    assert "b, mossbench: undecided: 1 (201)" in found.output
+
+
 def test_an_answer_with_line_separators_is_kept_on_one_line(tmp_path: Path) -> None:
     rows = [replace(ROW, response="One\u2028two\x85three\x1cfour"), replace(ROW, id="2")]
     write_outcomes(tmp_path / "local.jsonl", rows)
