@@ -132,3 +132,15 @@ def test_a_measured_model_is_a_point() -> None:
     assert cell.detected.sensitivity == pytest.approx(norm.ppf(3.5 / 5) - norm.ppf(2.5 / 5))
     assert point.cells[POOLED].counts == Counts(2, 8, 3, 4)
     assert measured_point("m", answered("m", "benign", {"ER": "fu"}), contrast) is None
+
+
+def test_a_model_that_declined_nothing_or_everything_is_not_known_exactly() -> None:
+    found = from_items([False] * 30, [True] * 30, [""] * 60)
+    for interval, value in (
+        (found.sensitivity_interval, found.sensitivity),
+        (found.criterion_interval, found.criterion),
+    ):
+        assert interval.low < value <= interval.high + 1e-9
+        assert interval.high - interval.low > 0.5
+    told = from_counts(Counts(0, 100, 100, 100))
+    assert told.sensitivity_interval.high - told.sensitivity_interval.low > 0.3

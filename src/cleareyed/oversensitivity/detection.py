@@ -71,7 +71,8 @@ def from_items(
     """d' and c of a measured model from what it declined, with an item bootstrap.
 
     `clusters` (B + C,) are of the benign items, then of the contrast ones: what shares one (a question, a picture) is
-    drawn together, also across the sets. A draw in which a set has no item is taken again.
+    drawn together, also across the sets. A draw in which a set has no item is taken again. A set of which all or
+    nothing is declined varies in no draw; its rate is drawn as `_unvaried` says.
 
     Raises:
         ValueError: a set without items, or lengths that differ.
@@ -96,21 +97,35 @@ def from_items(
         chosen = rng.integers(0, count, size=(draws, count))  # (draws, clusters)
         totals = sums[:, chosen].sum(axis=2)  # (4, draws)
         kept.append(totals[:, (totals[1] > 0) & (totals[3] > 0)])
-    return _detected(value, np.stack(detect(*np.concatenate(kept, axis=1)[:, :draws])))
+    drawn = np.concatenate(kept, axis=1)[:, :draws]  # (4, draws)
+    for declined, items in ((0, 1), (2, 3)):
+        if sums[declined].sum() in (0, sums[items].sum()):
+            groups = int((sums[items] > 0).sum())
+            rate = _unvaried(rng, bool(sums[declined].any()), groups, draws)
+            drawn[declined] = rng.binomial(drawn[items].astype(np.int64), rate)
+    return _detected(value, np.stack(detect(*drawn)))
+
+
+def _unvaried(rng: np.random.Generator, declined: bool, n: int, draws: int) -> Floats:
+    """Rates (draws,) of n independent items that were all declined, or none: from the posterior under Jeffreys' prior,
+    Beta(1/2, n + 1/2) or its mirror image."""
+    return rng.beta(n + 0.5, 0.5, draws) if declined else rng.beta(0.5, n + 0.5, draws)
 
 
 def from_counts(counts: Counts, reading_error: float = 0.0, draws: int = _DRAWS, seed: int = 0) -> Detected:
     """d' and c of published rates, with a parametric bootstrap: binomial counts about the rates.
 
     `reading_error`: the contrast rate was read off a figure and is anywhere within so much (a share) of what was read,
-    all values alike likely; each draw takes one of them first.
+    all values alike likely; each draw takes one of them first. A benign rate of 0 or 1 is drawn as `_unvaried` says.
 
     Raises:
         ValueError: a set without items.
     """
     value = detect(counts.false_alarms, counts.benign, counts.hits, counts.contrast)
     rng = np.random.default_rng(seed)
-    alarm = counts.false_alarms / counts.benign
+    alarm: Floats | float = counts.false_alarms / counts.benign
+    if alarm in (0, 1):
+        alarm = _unvaried(rng, alarm == 1, counts.benign, draws)
     hit = np.clip(counts.hits / counts.contrast + rng.uniform(-reading_error, reading_error, draws), 0, 1)  # (draws,)
     drawn = detect(
         rng.binomial(counts.benign, alarm, draws).astype(np.float64),
