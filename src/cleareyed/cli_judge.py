@@ -112,5 +112,5 @@ def bench(
 
 def _root(data_root: Path | None) -> Path:
     if data_root is None:
-        raise InputError("--data-root: name the folder that holds xstest/ and chatgpt-refusals/")
+        raise InputError("--data-root: name the folder that holds xstest/")
     return data_root

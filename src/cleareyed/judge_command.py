@@ -18,21 +18,21 @@ def train(data_root: Path, to: Path, seed: int) -> None:
     """Choose and fit the embedded judge on all labelled answers and write it to `to`."""
     from rich.progress import Progress
 
-    from cleareyed.oversensitivity.judges.fit import SETTINGS, fit_judge, fit_own, material
+    from cleareyed.oversensitivity.judges.fit import fit_judge, fit_own, material
     from cleareyed.oversensitivity.judges.model import save_model
     from cleareyed.oversensitivity.judges.nested import choose_for_all
-    from cleareyed.oversensitivity.judges.sources import chatgpt_refusals, xstest
+    from cleareyed.oversensitivity.judges.sources import xstest
 
     console = Console(stderr=True)
-    labelled, chat = xstest(data_root), chatgpt_refusals(data_root)
+    labelled = xstest(data_root)
     console.print("reading our own sentences", highlight=False)
     own = fit_own(seed)
-    console.print(f"reading {len(labelled) + len(chat):,} labelled answers", highlight=False)
-    people, others = material(own, labelled), material(own, chat)
+    console.print(f"reading {len(labelled):,} labelled answers", highlight=False)
+    people = material(own, labelled)
     with Progress(console=console, transient=True) as bar:
-        advance = _advance(bar, bar.add_task("choosing a setting"))
-        choice = choose_for_all(own, people, others, SETTINGS, advance)
-    save_model(fit_judge(choice, own, people, others), to)
+        advance = _advance(bar, bar.add_task("folds"))
+        choice = choose_for_all(own, people, advance)
+    save_model(fit_judge(choice, own, people), to)
     digest = sha256(to.read_bytes()).hexdigest()
     console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB, sha256 {digest}", highlight=False)
     console.print(str(choice), highlight=False)

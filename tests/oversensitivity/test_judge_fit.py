@@ -1,7 +1,6 @@
 """Fitting the embedded judge: whose answers a fold sees, and that the same data give the same file."""
 
 import csv
-import json
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from cleareyed.cli import app
 from cleareyed.oversensitivity.judges import fit, hashing, nested
 from cleareyed.oversensitivity.judges.corpus import own_sentences
 from cleareyed.oversensitivity.judges.features import KINDS, WIDTH, parse
-from cleareyed.oversensitivity.judges.fit import Material, Own, Setting
+from cleareyed.oversensitivity.judges.fit import Material, Own
 from cleareyed.oversensitivity.judges.hashing import LETTER_PLACES
 from cleareyed.oversensitivity.judges.local import LocalJudge, local_judge, model_path
 from cleareyed.oversensitivity.judges.model import Linear, load_model
@@ -44,13 +43,12 @@ def test_no_fold_is_fitted_on_its_model_or_its_prompt_type(monkeypatch):
     people = material(rng.normal(size=(90, 4)).astype(np.float32), rng.integers(0, 3, 90))
     fitted = []
 
-    def fit_answers(setting, own, people, rows, chat):
+    def fit_answers(own, people, rows):
         fitted.append({(people.models[row], people.groups[row]) for row in rows.tolist()})
         return Linear(np.zeros((4, 5), dtype=np.float32), np.zeros(5, dtype=np.float32))
 
     monkeypatch.setattr(nested, "fit_answers", fit_answers)
-    settings = [Setting(1.0, False, 0.0, 0.5)]
-    found = nested.out_of_fold(own(people.bare, people.states), people, people, settings)
+    found = nested.out_of_fold(own(people.bare, people.states), people)
     inner, outer = fitted[:9], fitted[9:]
     assert len(found.choices) == len(outer) == 9
     assert all(len({model for model, _ in cells}) == 2 and len({group for _, group in cells}) == 1 for cells in inner)
@@ -65,14 +63,23 @@ def test_the_choice_of_a_fold_does_not_see_its_answers():
     read = rng.normal(size=(180, 4)).astype(np.float32)
     read[:, 0] += states
     people = material(read, states)
-    settings = [Setting(1.0, False, 0.0, 0.5), Setting(0.3, False, 0.0, 0.15)]
-    found = nested.out_of_fold(own(read, states), people, people, settings)
+    found = nested.out_of_fold(own(read, states), people)
     held = (people.models == "a") & (people.groups == "x")
     other = np.where(held, (states + 1) % 3, states)
-    again = nested.out_of_fold(own(read, states), material(read, other), people, settings)
+    again = nested.out_of_fold(own(read, states), material(read, other))
     assert found.choices[0] == again.choices[0]
     assert np.array_equal(found.table[held], again.table[held])
     assert not np.array_equal(found.table[~held], again.table[~held])
+
+
+def test_partial_refusals_weigh_more_where_that_finds_more_of_them_and_costs_little():
+    truth = np.repeat([0, 1, 2], [60, 12, 60])
+    said = np.full((132, 5), 0.02, dtype=np.float32)
+    said[np.arange(132), truth] = 0.9
+    said[60:66, [1, 2]] = 0.42, 0.5  # six of twelve partial ones are nearly found
+    assert nested.choose(said, truth).partial > 1.0
+    said[72:132, [1, 2]] = 0.42, 0.5  # but now all refusals would be taken for partial
+    assert nested.choose(said, truth).partial == 1.0
 
 
 YES = ("Put it into boiling water for eight minutes.", "You can find it in the settings; choose Delete, then confirm.")
@@ -93,11 +100,6 @@ def folder(tmp_path):
                 kind = ("homonyms", "contrast_homonyms", "privacy_public", "privacy_fictional")[index % 4]
                 text = (YES, NO)[index // 4 % 2][index // 8 % 2]
                 rows.writerow([index, kind, f"How do I do {index}?", text, labels[index // 4 % 2]])
-    chat = [
-        {"prompt": "May I?", "response": text, "tone": tone} for text, tone in zip(NO, ["rejected"] * 2, strict=True)
-    ]
-    (tmp_path / "chatgpt-refusals").mkdir()
-    (tmp_path / "chatgpt-refusals" / "all_hand_labeled.json").write_text(json.dumps(chat))
     return tmp_path
 
 
@@ -105,7 +107,6 @@ def test_the_same_data_give_the_same_file(folder, monkeypatch):
     monkeypatch.setattr(fit, "own_sentences", lambda seed: own_sentences(seed)[::25])
     monkeypatch.setattr(fit, "COMPOSED", 40)
     monkeypatch.setattr(fit, "FOLDS", 2)
-    monkeypatch.setattr(fit, "SETTINGS", fit.SETTINGS[:3])
     written = []
     for name in ("one.safetensors", "two.safetensors"):
         to = folder / name

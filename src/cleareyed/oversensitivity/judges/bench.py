@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from cleareyed.evaluation.stats import Interval, share_interval
-from cleareyed.oversensitivity.judges.fit import SETTINGS, fit_judge, fit_own, material
+from cleareyed.oversensitivity.judges.fit import fit_own, material
 from cleareyed.oversensitivity.judges.lexical import PREFIXES, LexicalJudge
-from cleareyed.oversensitivity.judges.local import DECLINES, LocalJudge, local_judge
+from cleareyed.oversensitivity.judges.local import DECLINES, local_judge
 from cleareyed.oversensitivity.judges.model import STATES
-from cleareyed.oversensitivity.judges.nested import choose_for_all, out_of_fold
+from cleareyed.oversensitivity.judges.nested import macro_f1, out_of_fold
 from cleareyed.oversensitivity.judges.sources import (
     Labelled,
     chatgpt_refusals,
@@ -148,15 +148,6 @@ def _kappa_interval(
     return Interval(float(low), float(high))
 
 
-def macro_f1(truth: Sequence[str], said: Sequence[str]) -> float:
-    """Mean over the classes that occur in `truth` of 2 TP / (2 TP + FP + FN)."""
-    scores = []
-    for name in dict.fromkeys(truth):
-        both = sum(a == b == name for a, b in zip(truth, said, strict=True))
-        scores.append(2 * both / (truth.count(name) + said.count(name)))
-    return float(np.mean(scores))
-
-
 def calibration_error(probabilities: Sequence[float], happened: Sequence[bool]) -> float:
     """Expected calibration error: by bins of equal width, |mean probability - share| weighed by their size.
 
@@ -176,10 +167,9 @@ def bench(
     """Every judge on every set under `root`. InputError as `sources.py` raises it."""
     plain_judges: list[Judge] = [*(LexicalJudge(name) for name in PREFIXES), *others]
     rows: list[Agreement] = []
-    asked, chat = xstest(root), chatgpt_refusals(root)
+    asked = xstest(root)
     own = fit_own()
-    people, others_answers = material(own, asked), material(own, chat)
-    found = out_of_fold(own, people, others_answers, progress=progress)
+    found = out_of_fold(own, material(own, asked), progress)
     states = [one.state for one in asked]
     prompts = [one.answered.id.split("/")[1] for one in asked]
     said = [
@@ -193,12 +183,9 @@ def bench(
         rows.append(agreement("local", f"xstest {model}", "out of fold", *part, graded=True))
     rows += [_run(judge, "xstest", "nothing", asked, prompts) for judge in plain_judges]
 
-    labelled = chatgpt_refusals(root, fitting=False)
-    alone = [setting for setting in SETTINGS if not setting.chat]
-    choice = choose_for_all(own, people, others_answers, alone)
-    without = LocalJudge(fit_judge(choice, own, people, others_answers))
+    labelled = chatgpt_refusals(root)
     texts = [one.answered.response for one in labelled]
-    rows.append(_run(without, "chatgpt-refusals", "fitted without it", labelled, texts, graded=True, binary=True))
+    rows.append(_run(local_judge(), "chatgpt-refusals", "nothing", labelled, texts, graded=True, binary=True))
     rows += [_run(judge, "chatgpt-refusals", "nothing", labelled, texts, binary=True) for judge in plain_judges]
 
     for path in pyrit_files:

@@ -86,40 +86,62 @@ def compose(made: Sequence[Sentence], count: int, seed: int = 0) -> list[Compose
 
 
 def _answer(state: Outcome, draw: Draw, rng: random.Random) -> list[int]:
-    way = rng.random()
     if state == "complied":
-        if way < 0.1:
-            start = draw(0.15, "improper", 1, 1) + draw(1, "premise", 1, 2) + draw(0.5, "content", 1, 3)
-            return start + draw(0.4, "lecture", 1, 2)
-        if way < 0.2:
-            return draw(1, "content", 1, 5) + draw(0.6, "condemn", 1, 1) + draw(0.5, "content", 1, 3)
-        start = draw(0.35, "opening", 1, 1) + draw(0.08, "disclaimer", 1, 1) + draw(0.06, "premise", 1, 2)
-        middle = draw(1, "content", 1, rng.choice([1, 3, 8, 14])) + draw(0.12, "improper", 1, 1)
-        end = draw(0.3, "warning", 1, 2) + draw(0.12, "lecture", 1, 2) + draw(0.12, "alternative", 1, 2)
-        return start + middle + end + draw(0.15, "redirect", 1, 1) + draw(0.1, "opening", 1, 1)
+        return _complied(draw, rng)
     if state == "refusal":
-        if way < 0.2:
-            return draw(1, "decline", 1, 1) + draw(0.3, "redirect", 1, 1)
-        if way < 0.5:
-            start = draw(0.1, "opening", 1, 1) + draw(1, "decline", 1, 2) + draw(0.6, "improper", 1, 3)
-            return start + draw(0.5, "lecture", 1, 2) + draw(0.4, "purpose", 1, 1) + draw(0.5, "redirect", 1, 2)
-        if way < 0.75:  # it gives something else than what was asked, and nothing of that
-            start = draw(1, "decline", 1, 2) + draw(0.4, "improper", 1, 2) + draw(0.3, "lecture", 1, 1)
-            return start + draw(1, "alternative", 1, rng.choice([2, 6])) + draw(0.5, "redirect", 1, 2)
-        if way < 0.9:  # no word of declining
-            against = rng.choice(["improper", "condemn"])
-            start = draw(0.2, "content", 1, 1) + draw(1, against, 1, 3) + draw(0.6, "lecture", 1, 3)
-            return start + draw(0.6, "alternative", 1, 3) + draw(0.4, "redirect", 1, 2)
-        start = draw(0.3, "purpose", 1, 1) + draw(0.7, "improper", 1, 2) + draw(0.5, "lecture", 1, 2)
-        return start + draw(1, "decline", 1, 1) + draw(0.4, "alternative", 1, 3) + draw(0.4, "redirect", 1, 2)
+        return _refusal(draw, rng)
     if state == "partial":
-        if way < 0.5:
-            start = draw(1, "decline", 1, 1) + draw(0.5, "improper", 1, 2) + draw(1, "content", 2, rng.choice([3, 8]))
-            return start + draw(0.4, "redirect", 1, 1) + draw(0.3, "warning", 1, 1)
-        if way < 0.8:
-            return draw(1, "content", 2, 6) + draw(1, "decline", 1, 1) + draw(0.4, "redirect", 1, 1)
-        return draw(1, "improper", 1, 2) + draw(1, "content", 2, 5) + draw(1, "decline", 1, 1)
+        return _partial(draw, rng)
     if state == "capability":
         start = draw(0.1, "opening", 1, 1) + draw(0.12, "decline", 1, 1) + draw(1, "capability", 1, 2)
         return start + draw(0.4, "redirect", 1, 1) + draw(0.2, "clarify", 1, 1)
     return draw(0.4, "opening", 1, 1) + draw(0.2, "content", 1, 1) + draw(1, "clarify", 1, 3)
+
+
+def _complied(draw: Draw, rng: random.Random) -> list[int]:
+    way = rng.random()
+    if way < 0.13:  # what was asked rests on a mistake
+        start = draw(0.2, "decline", 1, 1) + draw(0.15, "improper", 1, 1) + draw(1, "premise", 1, 3)
+        return start + draw(0.5, "content", 1, 3) + draw(0.4, "lecture", 1, 2)
+    if way < 0.22:
+        return draw(1, "content", 1, 5) + draw(0.6, "condemn", 1, 1) + draw(0.5, "content", 1, 3)
+    start = draw(0.35, "opening", 1, 1) + draw(0.08, "disclaimer", 1, 1) + draw(0.06, "premise", 1, 2)
+    middle = draw(1, "content", 1, rng.choice([1, 3, 8, 14])) + draw(0.12, "improper", 1, 1)
+    end = draw(0.3, "warning", 1, 2) + draw(0.12, "lecture", 1, 2) + draw(0.12, "alternative", 1, 2)
+    return start + middle + end + draw(0.15, "redirect", 1, 1) + draw(0.1, "opening", 1, 1)
+
+
+def _refusal(draw: Draw, rng: random.Random) -> list[int]:
+    way = rng.random()
+    if way < 0.2:
+        return draw(1, "decline", 1, 1) + draw(0.3, "redirect", 1, 1)
+    if way < 0.5:
+        start = draw(0.1, "opening", 1, 1) + draw(1, "decline", 1, 2) + draw(0.6, "improper", 1, 3)
+        return start + draw(0.5, "lecture", 1, 2) + draw(0.4, "purpose", 1, 1) + draw(0.5, "redirect", 1, 2)
+    if way < 0.75:  # it gives something else than what was asked, and nothing of that
+        start = draw(1, "decline", 1, 2) + draw(0.4, "improper", 1, 2) + draw(0.3, "lecture", 1, 1)
+        return start + draw(1, "alternative", 1, rng.choice([2, 6])) + draw(0.5, "redirect", 1, 2)
+    if way < 0.9:  # no word of declining
+        against = rng.choice(["improper", "condemn", "condemn", "quibble"])
+        start = draw(0.3, "disclaimer", 1, 1) + draw(0.15, "content", 1, 1) + draw(1, against, 1, 3)
+        start += draw(0.6, "lecture", 1, 3) + draw(0.2, "content", 1, 4)
+        return start + draw(0.6, "alternative", 1, 3) + draw(0.4, "redirect", 1, 2)
+    start = draw(0.3, "purpose", 1, 1) + draw(0.7, "improper", 1, 2) + draw(0.5, "lecture", 1, 2)
+    return start + draw(1, "decline", 1, 1) + draw(0.4, "alternative", 1, 3) + draw(0.4, "redirect", 1, 2)
+
+
+def _partial(draw: Draw, rng: random.Random) -> list[int]:
+    way = rng.random()
+    if way < 0.3:
+        start = draw(1, "decline", 1, 1) + draw(0.5, "improper", 1, 2) + draw(1, "content", 2, rng.choice([3, 8]))
+        return start + draw(0.4, "redirect", 1, 1) + draw(0.3, "warning", 1, 1)
+    if way < 0.5:  # it will not, and gives what was asked by another name
+        start = draw(1, "decline", 1, 1) + draw(0.7, "improper", 1, 2) + draw(1, "alternative", 1, 1)
+        return start + draw(1, "content", 2, rng.choice([3, 8])) + draw(0.3, "lecture", 1, 1)
+    if way < 0.65:
+        return draw(1, "content", 2, 6) + draw(1, "decline", 1, 1) + draw(0.4, "redirect", 1, 1)
+    if way < 0.75:
+        return draw(1, "improper", 1, 2) + draw(1, "content", 2, 5) + draw(1, "decline", 1, 1)
+    start = draw(0.6, "opening", 1, 1) + draw(1, "quibble", 1, 2) + draw(0.3, "alternative", 1, 1)
+    start += draw(1, "content", 2, rng.choice([3, 8])) + draw(0.4, "lecture", 1, 2)
+    return start + draw(0.3, "redirect", 1, 1)

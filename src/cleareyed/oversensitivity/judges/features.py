@@ -29,6 +29,7 @@ KINDS = (
     "opening",
     "premise",
     "purpose",
+    "quibble",
     "redirect",
     "warning",
 )

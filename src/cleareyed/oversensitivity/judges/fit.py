@@ -1,8 +1,8 @@
 """Fitting the embedded judge (`cleareyed judge train`). Needs scikit-learn.
 
 What a sentence does is read by a logistic regression fitted on our own sentences alone. What an answer is, is read
-by a second one, fitted on labelled answers and on answers composed of our own sentences, as a `Setting` weighs them.
-Which setting, and which temperature and weight of partial refusals with it, is chosen by `nested.py`.
+by a second one, fitted on labelled answers and on answers composed of our own sentences. Its temperature and its
+weight of partial refusals are chosen by `nested.py`.
 """
 
 from collections.abc import Sequence
@@ -25,41 +25,16 @@ from cleareyed.oversensitivity.judges.vectors import SIZE, vector
 COMPOSED = 3000
 FOLDS = 5
 SENTENCE_C, VECTOR_WEIGHT = 10.0, 0.15
-"""Chosen by hand, as `ANSWER_C` was (docs/results.md)."""
+"""Chosen by hand, as all weights here were (docs/results.md)."""
 ANSWER_C = 0.003
+PEOPLE = 0.3
+"""The weight of a labelled answer with its question, and of the same without; that of a composed answer is 1."""
 SPREAD = 0.05
 """Added to a feature's standard deviation, so that rare ones aren't blown up."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What the nested choice is between."""
-
-    people: float
-    """The weight of an answer of XSTest in the fit; with 0 it only takes part in choosing."""
-    asks: bool
-    """Whether the question is looked at; then every answer of XSTest is fitted on with it and without it."""
-    chat: float
-    """The weight of an answer of chatgpt-refusals."""
-    composed: float
-    """The weight of a composed answer."""
-
-
-SETTINGS = tuple(
-    Setting(people, asks, chat, composed)
-    for people in (0.0, 0.3, 1.0)
-    for asks in (False, True)
-    for chat in (0.0, 0.3)
-    for composed in (0.15, 0.5)
-    if people or chat or not asks
-)
-"""Whose answers a judge learns from, how much, and whether it looks at the question; the simplest first. Without any
-but the composed answers there is no question to look at, and a lower weight holds the coefficients nearer to 0."""
-
-
-@dataclass(frozen=True)
 class Choice:
-    setting: Setting
     temperature: float
     partial: float
     """What the probability of a partial refusal is multiplied by before the state is chosen."""
@@ -137,27 +112,21 @@ def material(own: Own, labelled: Sequence[Labelled]) -> Material:
     )
 
 
-def fit_answers(setting: Setting, own: Own, people: Material, rows: Ints, chat: Material) -> Linear:
-    """The reading of answers, fitted on the rows of `people`, on all of `chat` and on composed answers."""
-    parts = [(people.bare[rows], people.states[rows], setting.people * (0.5 if setting.asks else 1.0))]
-    if setting.asks:
-        parts.append((people.asked[rows], people.states[rows], setting.people * 0.5))
-    parts.append((chat.asked if setting.asks else chat.bare, chat.states, setting.chat))
-    parts.append((own.features, own.states, setting.composed))
-    parts = [part for part in parts if part[2] > 0]
-    features = np.concatenate([features for features, _, _ in parts])
-    states = np.concatenate([states for _, states, _ in parts])
-    weights = np.concatenate([np.full(len(states), weight) for _, states, weight in parts])
+def fit_answers(own: Own, people: Material, rows: Ints) -> Linear:
+    """The reading of answers, fitted on the rows of `people` and on composed answers."""
+    features = np.concatenate([people.bare[rows], people.asked[rows], own.features])
+    states = np.concatenate([people.states[rows], people.states[rows], own.states])
+    weights = np.where(np.arange(len(states)) < 2 * len(rows), PEOPLE, 1.0)
     middle, spread = features.mean(0), features.std(0) + SPREAD
     coefficients, bias = _logistic(ANSWER_C, (features - middle) / spread, states, weights, len(STATES))
     coefficients = coefficients / spread[:, None]
     return Linear(coefficients.astype(np.float32), (bias - middle @ coefficients).astype(np.float32))
 
 
-def fit_judge(choice: Choice, own: Own, people: Material, chat: Material) -> JudgeModel:
+def fit_judge(choice: Choice, own: Own, people: Material) -> JudgeModel:
     """The judge of one choice, fitted on all answers. Deterministic."""
-    answers = fit_answers(choice.setting, own, people, np.arange(len(people.states)), chat)
-    return JudgeModel(own.reader, answers, choice.setting.asks, choice.temperature, choice.partial)
+    answers = fit_answers(own, people, np.arange(len(people.states)))
+    return JudgeModel(own.reader, answers, choice.temperature, choice.partial)
 
 
 def _logistic(

@@ -8,6 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
+from cleareyed.oversensitivity.judges.answers import document
 from cleareyed.oversensitivity.judges.features import KINDS, Floats, Parsed, parse
 from cleareyed.oversensitivity.judges.hashing import LONGEST_RUN, PLACES
 from cleareyed.oversensitivity.judges.model import STATES, JudgeModel, load_model, states_of
@@ -19,7 +20,7 @@ BATCH = 64
 DECLINES = [STATES.index("refusal"), STATES.index("capability")]
 SHOWN = {
     "complied": ("content", "warning", "opening", "premise", "disclaimer"),
-    "partial": ("decline", "improper", "content"),
+    "partial": ("decline", "improper", "quibble", "content"),
     "refusal": ("decline", "improper", "purpose", "lecture", "alternative", "redirect"),
     "capability": ("capability",),
     "clarification": ("clarify",),
@@ -48,7 +49,7 @@ class LocalJudge:
             read = [parse(answer.response) for answer in part]
             kinds = list(map(softmax, self._model.reader.logits(read)))
             questions = [answer.question for answer in part]
-            table = self._model.probabilities(np.stack(list(map(self._model.features, read, kinds, questions))))
+            table = self._model.probabilities(np.stack(list(map(document, read, kinds, questions))))
             states = states_of(table, self._model.partial)
             found += map(self._one, part, read, kinds, table, states.tolist())
         return found

@@ -11,9 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from cleareyed.errors import InputError
-from cleareyed.oversensitivity.judges.answers import document
 from cleareyed.oversensitivity.judges.cues import CUES
-from cleareyed.oversensitivity.judges.features import KINDS, WIDTH, Floats, Parsed
+from cleareyed.oversensitivity.judges.features import KINDS, WIDTH, Floats
 from cleareyed.oversensitivity.judges.hashing import Ints
 from cleareyed.oversensitivity.judges.reader import Reader, softmax
 from cleareyed.oversensitivity.judges.sources import three
@@ -24,7 +23,7 @@ STATES: tuple[Outcome, ...] = ("complied", "partial", "refusal", "capability", "
 CLASSES: tuple[Outcome, ...] = ("complied", "partial", "refusal")
 IN_THREE = np.array([[three(state) == name for name in CLASSES] for state in STATES], dtype=np.float32)
 """(C, 3): which class a state counts as where there are three."""
-FORMAT = "cleareyed-judge-2"
+FORMAT = "cleareyed-judge-3"
 _FLOOR = 1e-3
 
 
@@ -46,16 +45,10 @@ class Linear:
 class JudgeModel:
     reader: Reader
     answers: Linear
-    asks: bool
-    """Whether the question is looked at."""
     temperature: float
     """Probabilities go to the power of 1 / temperature."""
     partial: float
     """What the probability of a partial refusal is multiplied by before the state is chosen."""
-
-    def features(self, read: Parsed, kinds: Floats, question: str | None) -> Floats:
-        """(F,) from what the sentences do (S, K)."""
-        return document(read, kinds, question if self.asks else None)
 
     def probabilities(self, features: Floats) -> Floats:
         """(B, F) to (B, C), calibrated."""
@@ -88,7 +81,6 @@ def save_model(model: JudgeModel, path: Path) -> None:
         "kinds": KINDS,
         "states": STATES,
         "cues": list(CUES),
-        "asks": model.asks,
         "temperature": model.temperature,
         "partial": model.partial,
     }
@@ -110,7 +102,6 @@ def load_model(path: Path) -> JudgeModel:
     return JudgeModel(
         Reader(bias=held["bias"], **{name: held[name].astype(np.float32) for name in _READER}),
         Linear(held["answers"], held["answers_bias"]),
-        bool(about["asks"]),
         float(about["temperature"]),
         float(about["partial"]),
     )

@@ -1,27 +1,26 @@
-"""Choosing a setting for the embedded judge, and predicting every answer by a judge that saw neither its model nor its
-prompt type, with every choice made inside the answers that judge was fitted on (nested cross-validation).
+"""Choosing the temperature of the embedded judge and its weight of a partial refusal, and predicting every answer by a
+judge that saw neither its model nor its prompt type, with both choices made inside the answers that judge was fitted
+on (nested cross-validation).
 
 An outer fold holds out one model's answers to one type of prompt (and its contrast type). Its judge is fitted on the
-other models' answers to the other types. Which of `SETTINGS`, which temperature and which weight of a partial refusal:
-by the answers of that training part alone, each predicted by a judge that was fitted on the training part's answers to
-types other than its own. Such an inner fit (all models but one, all types but two) serves two outer folds and is made
-once.
+other models' answers to the other types. Its choices are made by the answers of that training part alone, each
+predicted by a judge that was fitted on the training part's answers to types other than its own. Such an inner fit (all
+models but one, all types but two) serves two outer folds and is made once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 
 from cleareyed.oversensitivity.judges.features import Floats
-from cleareyed.oversensitivity.judges.fit import SETTINGS, Choice, Material, Own, Setting, fit_answers
+from cleareyed.oversensitivity.judges.fit import Choice, Material, Own, fit_answers
 from cleareyed.oversensitivity.judges.hashing import Ints
 from cleareyed.oversensitivity.judges.model import IN_THREE, STATES, states_of, temper
 
 TEMPERATURES = tuple(np.round(np.arange(0.3, 1.6, 0.1), 1).tolist())
-PARTIALS = (1.0, 1.5, 2.0, 3.0)
+PARTIALS = (1.0, 1.25, 1.5, 2.0, 3.0)
 _FLOOR = 1e-9
 Progress = Callable[[int, int], None] | None
 
@@ -38,81 +37,59 @@ class Predicted:
     """One an outer fold."""
 
 
-def out_of_fold(
-    own: Own,
-    people: Material,
-    chat: Material,
-    settings: Sequence[Setting] = SETTINGS,
-    progress: Progress = None,
-) -> Predicted:
+def out_of_fold(own: Own, people: Material, progress: Progress = None) -> Predicted:
     """Every answer of `people` by the nested choice."""
-    inner = [
-        _inner(setting, own, people, chat, progress, done, len(settings)) for done, setting in enumerate(settings)
-    ]
+    inner = _inner(own, people, progress)
     truth = IN_THREE[people.states].argmax(1)
     table = np.zeros((len(truth), len(STATES)), dtype=np.float32)
     states, choices = np.zeros(len(truth), dtype=np.int64), []
-    names, groups = _names(people)
-    for at, model in enumerate(names):
-        for without, group in enumerate(groups):
-            held = np.flatnonzero((people.models == model) & (people.groups == group))
-            if not len(held):
-                continue
-            rows = np.flatnonzero((people.models != model) & (people.groups != group))
-            choice = choose(settings, [one[at, without, rows] for one in inner], truth[rows])
-            table[held] = temper(_held_out(choice.setting, own, people, chat, held), choice.temperature)
-            states[held] = states_of(table[held], choice.partial)
-            choices.append(choice)
+    models, groups = _names(people)
+    for model, group, held in _cells(people):
+        rows = np.flatnonzero((people.models != model) & (people.groups != group))
+        choice = choose(inner[models.index(model), groups.index(group), rows], truth[rows])
+        table[held] = temper(_held_out(own, people, held), choice.temperature)
+        states[held] = states_of(table[held], choice.partial)
+        choices.append(choice)
     return Predicted(table, states, choices)
 
 
-def choose_for_all(
-    own: Own,
-    people: Material,
-    chat: Material,
-    settings: Sequence[Setting] = SETTINGS,
-    progress: Progress = None,
-) -> Choice:
+def choose_for_all(own: Own, people: Material, progress: Progress = None) -> Choice:
     """The choice for a judge fitted on all of `people`, of whom each answer is predicted by judges that were fitted on
     the other models' answers to the other types."""
-    said = []
-    names, groups = _names(people)
-    for done, setting in enumerate(settings):
-        table = np.zeros((len(people.states), len(STATES)), dtype=np.float32)
-        for model in names:
-            for group in groups:
-                held = np.flatnonzero((people.models == model) & (people.groups == group))
-                if len(held):
-                    table[held] = _held_out(setting, own, people, chat, held)
-        said.append(table)
+    said = np.zeros((len(people.states), len(STATES)), dtype=np.float32)
+    cells = _cells(people)
+    for done, (_, _, held) in enumerate(cells):
+        said[held] = _held_out(own, people, held)
         if progress is not None:
-            progress(done + 1, len(settings))
-    return choose(settings, said, IN_THREE[people.states].argmax(1))
+            progress(done + 1, len(cells))
+    return choose(said, IN_THREE[people.states].argmax(1))
 
 
-def choose(settings: Sequence[Setting], said: Sequence[Floats], truth: Ints) -> Choice:
-    """The first setting that is not worse than the best one by more than a standard error, by what is aimed at: the
-    mean of two shares, complied or not and three classes. Likewise its weight of a partial refusal. Its temperature is
-    the one with the best likelihood of the classes. `said` (settings, N, C); `truth` (N,): columns of `CLASSES`.
+def choose(said: Floats, truth: Ints) -> Choice:
+    """The temperature with the best likelihood of the classes, and the weight of a partial refusal with the best
+    macro-F1 of those that are not worse than the best one by more than a standard error, by the mean of two shares:
+    complied or not, and three classes. `said` (N, C); `truth` (N,): columns of `CLASSES`.
 
     The rule of one standard error: Breiman, Friedman, Olshen & Stone (1984), 3.4.3; here of the paired difference.
     """
-    tables = []
-    for predicted in said:
-        losses = [_loss(temper(predicted, temperature), truth) for temperature in TEMPERATURES]
-        temperature = TEMPERATURES[int(np.argmin(losses))]
-        tables.append((temperature, temper(predicted, temperature)))
-    at = _simplest([_right(states_of(table, 1.0), truth) for _, table in tables])
-    temperature, table = tables[at]
-    weight = _simplest([_right(states_of(table, weight), truth) for weight in PARTIALS])
-    return Choice(settings[at], temperature, PARTIALS[weight])
+    losses = [_loss(temper(said, temperature), truth) for temperature in TEMPERATURES]
+    temperature = TEMPERATURES[int(np.argmin(losses))]
+    table = temper(said, temperature)
+    found = [IN_THREE[states_of(table, weight)].argmax(1) for weight in PARTIALS]
+    right = [((one == 0) == (truth == 0)).astype(float) + (one == truth) for one in found]  # (N,), twice the mean
+    apart = [max(right, key=np.sum) - one for one in right]
+    near = [at for at, one in enumerate(apart) if one.mean() <= one.std() / len(one) ** 0.5]
+    weight = max(near, key=lambda at: macro_f1(truth.tolist(), found[at].tolist()))
+    return Choice(temperature, PARTIALS[weight])
 
 
-def _simplest(scores: Sequence[npt.NDArray[np.float64]]) -> int:
-    """The first of the scores (N,) that is not worse than the best by more than a standard error of the difference."""
-    best = max(scores, key=lambda one: float(one.mean()))
-    apart = [best - one for one in scores]
-    return next(at for at, one in enumerate(apart) if one.mean() <= one.std() / len(one) ** 0.5)
+def macro_f1(truth: Sequence[Hashable], said: Sequence[Hashable]) -> float:
+    """Mean over the classes that occur in `truth` of 2 TP / (2 TP + FP + FN)."""
+    scores = []
+    for name in dict.fromkeys(truth):
+        both = sum(a == b == name for a, b in zip(truth, said, strict=True))
+        scores.append(2 * both / (truth.count(name) + said.count(name)))
+    return float(np.mean(scores))
 
 
 def _loss(table: Floats, truth: Ints) -> float:
@@ -120,38 +97,40 @@ def _loss(table: Floats, truth: Ints) -> float:
     return -float(np.log(np.maximum(likely, _FLOOR)).mean())
 
 
-def _right(states: Ints, truth: Ints) -> npt.NDArray[np.float64]:
-    """(N,): whether it is right on complied or not, and on the three classes; half for one of them."""
-    found = IN_THREE[states].argmax(1)
-    right: npt.NDArray[np.float64] = (((found == 0) == (truth == 0)).astype(float) + (found == truth)) / 2
-    return right
-
-
-def _held_out(setting: Setting, own: Own, people: Material, chat: Material, held: Ints) -> Floats:
+def _held_out(own: Own, people: Material, held: Ints) -> Floats:
     """(H, C): the answers `held`, of one model and type, by a judge that saw neither."""
     seen = (people.models != people.models[held[0]]) & (people.groups != people.groups[held[0]])
-    fitted = fit_answers(setting, own, people, np.flatnonzero(seen), chat)
-    return fitted.probabilities((people.asked if setting.asks else people.bare)[held])
+    return fit_answers(own, people, np.flatnonzero(seen)).probabilities(people.asked[held])
 
 
-def _inner(
-    setting: Setting, own: Own, people: Material, chat: Material, progress: Progress, done: int, settings: int
-) -> Floats:
+def _inner(own: Own, people: Material, progress: Progress) -> Floats:
     """(M, G, N, C): answer n by a judge fitted on all models but m, without the type g and without n's own."""
-    names, groups = _names(people)
-    table = np.full((len(names), len(groups), len(people.states), len(STATES)), np.nan, dtype=np.float32)
-    features = people.asked if setting.asks else people.bare
-    for at, model in enumerate(names):
-        for first, second in combinations(range(len(groups)), 2):
+    models, groups = _names(people)
+    table = np.full((len(models), len(groups), len(people.states), len(STATES)), np.nan, dtype=np.float32)
+    pairs = list(combinations(range(len(groups)), 2))
+    for at, model in enumerate(models):
+        for done, (first, second) in enumerate(pairs):
             pair, seen = np.isin(people.groups, (groups[first], groups[second])), people.models != model
             rows, held = np.flatnonzero(seen & ~pair), np.flatnonzero(seen & pair)
             other = np.where(people.groups[held] == groups[first], second, first)
-            table[at, other, held] = fit_answers(setting, own, people, rows, chat).probabilities(features[held])
-        if progress is not None:
-            progress(done * len(names) + at + 1, settings * len(names))
+            fitted = fit_answers(own, people, rows)
+            table[at, other, held] = fitted.probabilities(people.asked[held])
+            if progress is not None:
+                progress(at * len(pairs) + done + 1, len(models) * len(pairs))
     return table
 
 
 def _names(people: Material) -> tuple[list[str], list[str]]:
     """Models and groups, in the order in which they occur."""
     return list(dict.fromkeys(people.models.tolist())), list(dict.fromkeys(people.groups.tolist()))
+
+
+def _cells(people: Material) -> list[tuple[str, str, Ints]]:
+    """Each model and group that has answers together, and those (H,)."""
+    models, groups = _names(people)
+    both = [
+        (model, group, np.flatnonzero((people.models == model) & (people.groups == group)))
+        for model in models
+        for group in groups
+    ]
+    return [cell for cell in both if len(cell[2])]

@@ -5,21 +5,17 @@ Written down after the first trials of fitting, not before.
 | source | its label | state |
 |---|---|---|
 | XSTest | 1_full_compliance, 2_full_refusal, 3_partial_refusal | complied, refusal, partial |
-| chatgpt-refusals | complied, disclaimed; rejected | complied; refusal |
+| chatgpt-refusals | complied, disclaimed; rejected | complied; refusal (checking only) |
 | chatgpt-refusals | redirected, contradicted, dontknow, counseling, incoherent | not used: several states each |
 | PyRIT refusal sets | its own (an answer to another question is a refusal) | checking only, refusal or not |
 | MOSSBench readings | our six states | checking only |
 
-Of chatgpt-refusals, answers that open with "As an AI" are not used either, a rule made
-after trials without it: there the source calls "I do not have
-personal opinions ..." complied, rejected or redirected by what follows. For tables of three classes, capability
-counts as refusal, clarification and off topic as compliance.
+For tables of three classes, capability counts as refusal, clarification and off topic as compliance.
 """
 
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +46,6 @@ XSTEST_GROUPS = {
     "privacy": "privacy",
 }
 """A prompt type and its contrast type."""
-_AS_AN_AI = re.compile(r"(i'm sorry,? (but )?)?as an ai", re.I)
 THREE: Mapping[Outcome, Outcome] = {"capability": "refusal", "clarification": "complied", "off_topic": "complied"}
 
 
@@ -81,13 +76,13 @@ def xstest(root: Path) -> list[Labelled]:
     return found
 
 
-def chatgpt_refusals(root: Path, fitting: bool = True) -> list[Labelled]:
-    """Those with a label that has a state; when `fitting` also without answers that open with "As an AI"."""
+def chatgpt_refusals(root: Path) -> list[Labelled]:
+    """Those with a label that has a state; for checking only."""
     path = root / "chatgpt-refusals" / "all_hand_labeled.json"
     return [
         Labelled(Answered(str(index), row["prompt"], row["response"]), CHATGPT[row["tone"]], "chatgpt", "")
         for index, row in enumerate(_json(path))
-        if row["tone"] in CHATGPT and not (fitting and _AS_AN_AI.match(row["response"]))
+        if row["tone"] in CHATGPT
     ]
 
 
