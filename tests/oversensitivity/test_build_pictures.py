@@ -32,7 +32,7 @@ def test_items_survive_writing_and_reading(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("items: [{id: a, stimulus: XX}]", "item 1 (a): stimulus: "),
-        ("items: [{id: a, colour: red}]", "colour: Extra inputs are not permitted"),
+        ("items: [{id: a, colour: red}]", "colour: extra inputs are not permitted"),
         ("items: []", "no items"),
         ("just text", "write `items:` and a list"),
         ("items: [", "cannot be read as yaml"),

@@ -221,7 +221,7 @@ def test_propose_and_filter_from_the_command_line(command: Command, tmp_path: Pa
     assert done.exit_code == 0, done.output
     assert "3 candidates" in done.output
     done = command(*asking, "--kind", "ER", "--count", 4, "--rounds", 1)
-    assert done.exit_code == 1 and "missing: 1 of kind ER" in done.output and "Extra inputs" in done.output
+    assert done.exit_code == 1 and "missing: 1 of kind ER" in done.output and "extra inputs" in done.output
     assert command(*asking, "--kind", "XX").exit_code == 2
 
     done = command("build", "filter", "work/proposed.jsonl", "--to", "items.jsonl")

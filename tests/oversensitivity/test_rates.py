@@ -57,6 +57,8 @@ def test_repetitions_give_their_spread() -> None:
     assert found.flipped == 2
     assert found.interval.low < found.mean < found.interval.high
     assert repeated(runs[:1]) is None
+    never = repeated([answered("m", "benign", {"ER": "c" * 8})] * 3)
+    assert never is not None and never.interval == wilson(0, 8)
 
 
 def test_right_and_wrong_refusals() -> None:

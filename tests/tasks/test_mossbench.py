@@ -124,10 +124,10 @@ def test_parquet_by_config_holds_its_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metadata": {"over": "type 4"}}, "pid 1: field `metadata.over`"),
+        ({"metadata": {"over": "type 4"}}, "pid 1: field `metadata.over`: input should be 'ER', 'NH' or 'CI'"),
         ({"metadata": {"over": "type 1", "harm": [9]}}, r"field `metadata.harm.0`: .* 7"),
         ({"metadata": {"over": "type 1", "human": "some"}}, "field `metadata.human`"),
-        ({"question": "  "}, "field `question`"),
+        ({"question": "  "}, "field `question`: is blank; correct it"),
         ({"pid": "7"}, "pid 1: its field `pid` is 7"),
         ({"image": None}, "field `image`"),
     ],

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cleareyed.errors import InputError
 from cleareyed.oversensitivity.stages import Step, labels_of
+from cleareyed.tasks.names import complaint
 
 
 class Question(BaseModel):
@@ -86,7 +87,7 @@ def _rows(path: Path, kind: type[_Row]) -> Iterator[tuple[str, _Row]]:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             name = ".".join(str(part) for part in first["loc"]) or "row"
-            raise InputError(f"{where}: field `{name}`: {first['msg'].lower()}; correct it") from error
+            raise InputError(f"{where}: field `{name}`: {complaint(first)}; correct it") from error
 
 
 def _fields(path: Path) -> Iterator[tuple[str, Any]]:

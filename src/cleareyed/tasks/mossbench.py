@@ -22,6 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from cleareyed.errors import InputError
 from cleareyed.tasks.images import FileImage
+from cleareyed.tasks.names import complaint
 from cleareyed.tasks.pairs import plain, read_pairs
 from cleareyed.tasks.rows import read_rows
 from cleareyed.tasks.task import MISSING, LoadImage, Sample
@@ -270,5 +271,6 @@ def _from_csv(row: Mapping[str, Any]) -> dict[str, Any]:
 def _said(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     field = ".".join(str(part) for part in first["loc"])
+    where = f"field `{field}`" if field else "the entry"
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"field `{field}`: {first['msg'].lower()}{more}; correct it"
+    return f"{where}: {complaint(first)}{more}; correct it"

@@ -1,8 +1,9 @@
 """Names: which one the user probably meant, and numbers that stand for them."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 from cleareyed.errors import InputError
 
@@ -16,6 +17,14 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     nearest = get_close_matches(name, names, n=1, cutoff=0.0)
     meant = f"did you mean `{nearest[0]}`? " if nearest else ""
     return InputError(f"unknown {what} `{name}`: {meant}(known: {', '.join(names)})")
+
+
+def complaint(detail: Mapping[str, Any]) -> str:
+    """What pydantic finds wrong with a field, to stand within a sentence; names and values keep their case."""
+    if detail["type"] == "string_pattern_mismatch" and detail["ctx"]["pattern"] == r"\S":
+        return "is blank"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
 
 
 def number_of(name: str) -> int:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cleareyed.errors import InputError
 from cleareyed.recipe import Strict
+from cleareyed.tasks.names import complaint
 
 Stimulus = Literal["ER", "NH", "CI"]
 """Exaggerated Risk, Negated Harm, Counterintuitive Interpretation."""
@@ -141,9 +142,7 @@ def why(error: ValidationError | TypeError) -> str:
     if isinstance(error, TypeError):
         return "holds a value that JSON cannot; write text, numbers, lists and objects"
     found = sorted(error.errors(include_url=False, include_input=False), key=lambda one: one["type"] == "missing")
-    named = [
-        f"{'.'.join(map(str, one['loc'])) or 'item'}: {one['msg'].removeprefix('Value error, ')}" for one in found
-    ]
+    named = [f"{'.'.join(map(str, one['loc'])) or 'item'}: {complaint(one)}" for one in found]
     return "; ".join(named[:3]) + (f"; and {len(named) - 3} more" if len(named) > 3 else "")
 
 
