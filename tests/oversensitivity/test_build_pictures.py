@@ -203,3 +203,9 @@ def test_sprites_of_ones_own(command: Command, tmp_path: Path) -> None:
     (tmp_path / "sprites.yaml").write_text("colours: {}\ngrounds: {kitchen: [{oval: [0, 0, 1]}]}\nsprites: {}\n")
     done = command("build", "picture", "items.jsonl", "--to", "pictures", "--sprites", "sprites.yaml")
     assert done.exit_code == 2 and "grounds.kitchen.0.oval" in done.stderr
+
+
+def test_a_text_far_wider_than_the_picture_is_refused_before_it_takes_memory() -> None:
+    put = {"text": "W" * 120, "at": (60, 45), "size": 60, "turn": 45}
+    with pytest.raises(InputError, match="pictures wide"):
+        draw(Plan(ground="room", put=(Put.model_validate(put),)), load_sprites(), "item a")

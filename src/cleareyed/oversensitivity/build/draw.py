@@ -21,6 +21,8 @@ WIDTH, HEIGHT = 120, 90
 SCALE = 4
 """Pixels a unit: pictures are 480 x 360."""
 OVERSAMPLING = 3
+WIDEST_TEXT = 3
+"""A text may be so many times as wide as the picture; a wider one would take gigabytes to turn, and shows nothing."""
 COLOURS = 96
 """Of the palette that a picture is stored with: flat shapes need few."""
 FONT = "DejaVuSans-Bold.ttf"
@@ -182,6 +184,10 @@ def _draw_text(image: Image.Image, put: Put, scale: float, sprites: Sprites, whe
     pen = ImageDraw.Draw(image)
     left, top, right, bottom = pen.multiline_textbbox((0, 0), text, font=font, spacing=spacing, align="center")
     size = (math.ceil(right - left) + 4, math.ceil(bottom - top) + 4)
+    if max(size) > WIDEST_TEXT * image.width:
+        raise InputError(
+            f"{where}: text `{text[:20]}...` is {max(size) // image.width} pictures wide; make it smaller"
+        )
     mask = Image.new("L", size, 0)
     ImageDraw.Draw(mask).multiline_text(
         (2 - left, 2 - top), text, fill=255, font=font, spacing=spacing, align="center"
