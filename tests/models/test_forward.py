@@ -143,7 +143,7 @@ def test_checkpointing_runs_blocks_again_and_leaves_the_model_as_it_was(monkeypa
     checkpoint_blocks(vlm.model)
     prompts, rows, ids, mask, _ = batch(vlm)
     runs = []
-    vlm.model.model.visual.blocks[0].mlp.register_forward_pre_hook(lambda *_: runs.append("vision"))
+    vlm.model.model.visual.blocks[0].norm2.register_forward_pre_hook(lambda *_: runs.append("vision"))
     run_layer = layers._layer
     monkeypatch.setattr(layers, "_layer", lambda *given, **more: runs.append("language") or run_layer(*given, **more))
     logprobs, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)

@@ -5,8 +5,7 @@ flow back through the cache into the prompt and its images, so that the result i
 prompt-completion pair by itself.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLVisionBlock
 
 from cleareyed.errors import InputError
 from cleareyed.models import fused
 from cleareyed.models.attention import attend, attend_behind, lay_out
 from cleareyed.models.flash import attend_packed, pack
 from cleareyed.models.layers import run_layers
+from cleareyed.models.tower import own_blocks
 from cleareyed.models.vlm import VLM, EncodedPrompt
 
 CHUNK_FLOATS = 2**25
@@ -285,7 +284,7 @@ def image_features(vlm: VLM, prompts: Sequence[EncodedPrompt]) -> Features:
     with (
         torch.set_grad_enabled(torch.is_grad_enabled() and trains_vision(vlm)),
         precision(vlm),
-        _own_blocks(vlm, torch.cat(grids)),
+        own_blocks(vlm, torch.cat(grids)),
     ):
         model: Any = vlm.model
         images = model.get_image_features(pixels, torch.cat(grids).to(vlm.device), return_dict=True).pooler_output
@@ -364,34 +363,3 @@ def checkpoint_blocks(model: Any, which: bool | str = True) -> None:
     for module in (model.model.visual if which == "vision" else model).modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.gradient_checkpointing = True
-
-
-@contextmanager
-def _own_blocks(vlm: VLM, grids: Tensor) -> Iterator[None]:
-    """Run the vision tower's blocks under checkpointing where they ask for it, and where `fused` has them as its.
-
-    grids (images, 3): frames, rows and columns of each, in patches.
-    """
-    model: Any = vlm.model
-    tower = model.model.visual
-    fuse = fused.wanted(vlm.device) and all(type(block) is Qwen2VLVisionBlock for block in tower.blocks)
-    lengths = torch.repeat_interleave(grids[:, 1] * grids[:, 2], grids[:, 0]).tolist()
-
-    def fused_block(block: Any, x: Tensor, *, position_embeddings: Any, **_: Any) -> Tensor:
-        return fused.vision_block(block, x, position_embeddings, lengths)
-
-    changed = []
-    for block in tower.blocks:
-        saving = block.gradient_checkpointing and torch.is_grad_enabled()
-        if not (saving or fuse):
-            continue
-        forward = partial(fused_block, block) if fuse else block.forward
-        changed.append((block, block.gradient_checkpointing))
-        block.gradient_checkpointing = False
-        block.forward = partial(checkpoint, forward, use_reentrant=False) if saving else forward
-    try:
-        yield
-    finally:
-        for block, asked in changed:
-            del block.forward
-            block.gradient_checkpointing = asked

@@ -76,7 +76,7 @@ def _layer(layer: Any, x: Tensor, *, angles: Tensor, attention: Attention) -> tu
 def _projected(x: Tensor, norm: Any, linears: Sequence[Any], order: Tensor | None) -> Tensor:
     """x (N, T, D), normed, through linear layers: their outputs side by side, in `order` if given."""
     h = _normed(x, norm)
-    if not all(map(_plain, linears)):  # some hold adapters
+    if not all(map(plain, linears)):  # some hold adapters
         h = h * norm.weight
         out = torch.cat([linear(h) for linear in linears], dim=-1)
         return out if order is None else out.index_select(-1, order)
@@ -89,13 +89,14 @@ def _projected(x: Tensor, norm: Any, linears: Sequence[Any], order: Tensor | Non
 
 def _added(x: Tensor, h: Tensor, linear: Any) -> Tensor:
     """x (N, T, D) + linear(h)."""
-    if not _plain(linear) or linear.bias is not None or torch.is_autocast_enabled(x.device.type):
+    if not plain(linear) or linear.bias is not None or torch.is_autocast_enabled(x.device.type):
         result: Tensor = x + linear(h)
         return result
     return torch.addmm(x.flatten(0, 1), h.flatten(0, 1), linear.weight.t()).view(x.shape)
 
 
-def _plain(linear: Any) -> bool:
+def plain(linear: Any) -> bool:
+    """Whether a linear layer holds nothing but its own weight and bias."""
     return type(linear) is nn.Linear
 
 
