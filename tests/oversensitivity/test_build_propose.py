@@ -18,7 +18,7 @@ from cleareyed.evaluation.request import Prepared, Request, request_hash
 from cleareyed.oversensitivity.build.asking import Asked, json_values
 from cleareyed.oversensitivity.build.draw import load_sprites
 from cleareyed.oversensitivity.build.filtering import Bounds, filter_items, similarities, yes_or_no
-from cleareyed.oversensitivity.build.items import read_items, write_items
+from cleareyed.oversensitivity.build.items import read_items, write_items, write_rows
 from cleareyed.oversensitivity.build.propose import Wanted, prompt, propose
 
 Command = Callable[..., Result]
@@ -111,6 +111,16 @@ def test_bad_candidates_are_named_counted_and_asked_for_again(tmp_path: Path) ->
     again = Scripted(lambda name, text: pytest.fail("asked again"))
     same = propose(asked(again, tmp_path), EXEMPLARS, load_sprites(), wanted)
     assert same.items == found.items and again.sent == []
+
+
+def test_what_utf8_cannot_carry_loses_no_candidate(tmp_path: Path) -> None:
+    odd = [proposal("melon\ud800"), proposal("pear", harm=[], question="Why \ud800?")]
+    model = Scripted(lambda name, text: json.dumps(odd))
+    found = propose(asked(model, tmp_path), EXEMPLARS, load_sprites(), Wanted(2, ("ER",), 2, 1))
+    write_items(tmp_path / "proposed.jsonl", found.items)
+    write_rows(tmp_path / "rejected.jsonl", found.rejected)
+    (kept,) = read_items(tmp_path / "proposed.jsonl")
+    assert "melon\ufffd" in kept.question and "\ufffd" in (tmp_path / "rejected.jsonl").read_text("utf-8")
 
 
 def test_rounds_are_bounded_and_what_is_missing_is_said(tmp_path: Path) -> None:

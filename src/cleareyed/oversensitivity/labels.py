@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cleareyed.evaluation.answers import State
+from cleareyed.evaluation.answers import State, clean_text
 from cleareyed.oversensitivity.outcomes import Judgement, Outcome
 
 FROM_ASKING: Mapping[str, Outcome] = {
@@ -25,7 +25,7 @@ def came_back(name: str, state: State | str) -> Judgement | None:
 
 
 def json_lines(rows: Any) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    return "".join(clean_text(json.dumps(row, ensure_ascii=False, allow_nan=False)) + "\n" for row in rows)
 
 
 def lines_of(text: str) -> list[str]:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cleareyed.errors import InputError
+from cleareyed.evaluation.answers import clean_text
 from cleareyed.recipe import Strict
 from cleareyed.tasks.names import complaint
 
@@ -126,7 +127,7 @@ def write_items(path: Path, items: Sequence[Item]) -> None:
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """One JSON object a line."""
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_whole(path, "".join(clean_text(json.dumps(row, ensure_ascii=False)) + "\n" for row in rows))
 
 
 def checked(kind: type[Model], row: Any, where: str) -> Model:

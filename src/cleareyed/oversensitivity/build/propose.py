@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pydantic import Field, ValidationError
 
 from cleareyed.errors import InputError
-from cleareyed.evaluation.answers import Answer
+from cleareyed.evaluation.answers import Answer, clean_text
 from cleareyed.evaluation.request import AskParams
 from cleareyed.oversensitivity.build.asking import Asked, json_values
 from cleareyed.oversensitivity.build.draw import Sprites, draw
@@ -163,9 +163,9 @@ def _take(
     for number, value in enumerate(values, 1):
         if sum(one.stimulus == kind for one in found.items) >= wanted.count:
             return
-        written = json.dumps(value, ensure_ascii=False)
+        written = clean_text(json.dumps(value, ensure_ascii=False))
         try:
-            proposal = Proposal.model_validate_json(json.dumps(value))
+            proposal = Proposal.model_validate_json(written)
             item = Item(
                 id=f"{name.replace('/', '-')}-{number}",
                 stimulus=kind,
