@@ -20,7 +20,7 @@ from cleareyed.report.words import percent, percent_range, visible
 class Label(BaseModel):
     """A row of `judge label`; what else it holds is left alone."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
     id: str
     state: Outcome
 
@@ -71,11 +71,11 @@ def correct(judged: Path, people: Path) -> None:
 def states(path: Path) -> Mapping[str, Outcome]:
     """By id the state in a file that `judge label` wrote: a JSON array, or lines. InputError: it is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         lines = path.suffix.lower() == ".jsonl"
         held = [json.loads(line) for line in text.split("\n") if line.strip()] if lines else json.loads(text)
         rows = TypeAdapter(list[Label]).validate_python(held)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); give a file that `cleareyed judge label` wrote") from None
     except ValidationError as error:
         first = error.errors()[0]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from cleareyed.correct_command import states
 from cleareyed.errors import InputError
 from cleareyed.oversensitivity.correct import prediction_powered, rogan_gladen
 
@@ -108,6 +109,10 @@ def test_the_command_corrects_what_two_files_of_labels_say(command, tmp_path):
     assert lines["prediction-powered (PPI++)"] == f"{100 * expected:.1f} %"
     assert "Rogan-Gladen" in lines and f"{len(places)} labels alone" in lines
 
+    (tmp_path / "numbers.jsonl").write_text(
+        "\ufeff" + "".join(f'{{"id": {i}, "state": "refusal"}}\n' for i in range(9))
+    )
+    assert list(states(tmp_path / "numbers.jsonl"))[:2] == ["0", "1"]
     few = command("judge", "correct", all_of_them, write("few.json", sample[:5]))
     assert few.exit_code != 0 and "label more" in few.output
     strange = command("judge", "correct", write("part.json", everything[:20]), people)

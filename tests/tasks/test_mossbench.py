@@ -141,6 +141,14 @@ def test_malformed_items_are_named(tmp_path: Path, change: dict[str, object], me
     assert (found.samples, found.left_out) == (1, {"bad row": 1})
 
 
+def test_an_open_quote_in_the_csv_swallows_no_items(tmp_path: Path) -> None:
+    folder = tmp_path / "mossbench"
+    folder.mkdir()
+    (folder / "information.csv").write_text('pid,image,question,over\n1,1.png,"Why?,type 1\n2,2.png,How?,type 2\n')
+    with pytest.raises(InputError, match=r"information\.csv"):
+        moss(tmp_path)
+
+
 def test_pids_that_occur_twice_are_named_and_can_be_left_out(tmp_path: Path) -> None:
     file = write_flat(tmp_path / "mossbench") / "information.json"
     first, again = json.dumps(BENIGN[0]), json.dumps({**BENIGN[0], "question": "Another?"})

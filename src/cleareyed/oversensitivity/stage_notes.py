@@ -96,8 +96,12 @@ def _fields(path: Path) -> Iterator[tuple[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({type(error).__name__}); name a text file") from error
     if path.suffix == ".csv":
-        for number, row in enumerate(csv.DictReader(StringIO(text, newline="")), 2):
-            yield f"{path}: line {number}", {name: value for name, value in row.items() if name and value}
+        rows = csv.DictReader(StringIO(text, newline=""), strict=True)
+        try:
+            for number, row in enumerate(rows, 2):
+                yield f"{path}: line {number}", {name: value for name, value in row.items() if name and value}
+        except csv.Error as error:
+            raise InputError(f"{path}: not CSV after line {rows.line_num} ({error}); check the quotes") from error
         return
     if path.suffix == ".json":
         held = _loaded(text, str(path))

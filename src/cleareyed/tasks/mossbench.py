@@ -257,7 +257,8 @@ def _entries(file: Path) -> list[_Entry]:
         return [(key, plain(value), ()) for key, value in read_pairs(file, "MOSSBench's information.json")]
     try:
         text = file.read_text(encoding="utf-8-sig")
-        return [(str(row.get("pid")), _from_csv(row), ()) for row in csv.DictReader(StringIO(text, newline=""))]
+        rows = csv.DictReader(StringIO(text, newline=""), strict=True)  # a quote that stays open would swallow rows
+        return [(str(row.get("pid")), _from_csv(row), ()) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file}: cannot be read ({' '.join(str(error).split())[:120]}); fetch it anew") from error
 
