@@ -282,7 +282,7 @@ def test_files_of_people_are_checked_row_by_row(tmp_path: Path) -> None:
             read_overrides(path)
     sheet = tmp_path / "x.csv"
     sheet.write_text('id,step,label,person,reason\n1,intent,right,a,"open\n2,intent,wrong,a,\n')
-    with pytest.raises(InputError, match="after line 1 .*quotes"):
+    with pytest.raises(InputError, match=r"after line 1 .*quotes"):
         read_overrides(sheet)
     path.write_text('{"id": 1, "question": "How?", "author": "dog"}\n')
     with pytest.raises(InputError, match="line 1: field `author`"):
