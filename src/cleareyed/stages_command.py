@@ -34,10 +34,10 @@ from cleareyed.oversensitivity.stages import Label, Part, Step, stage_table
 from cleareyed.recipe import Strict
 from cleareyed.records.parts import read_answers
 from cleareyed.records.run import RunFolder, create_run, open_run
-from cleareyed.report.stages import attribution_table, probes_table, sentences, stages_picture
+from cleareyed.report.stages import attribution_table, probes_table, published_sentence, sentences, stages_picture
 from cleareyed.report.summary import write_whole
 from cleareyed.report.words import visible
-from cleareyed.tasks.mossbench import SHIPPED
+from cleareyed.tasks.mossbench import SHIPPED, TASKS
 from cleareyed.tasks.names import unknown
 from cleareyed.tasks.task import Sample, Task
 
@@ -143,7 +143,7 @@ def run_stages(
     title = f"{recipe.model.path} on {task.name}"
     console.print(attribution_table(table, f"{title}: where refusals come from, % (95 %)"))
     console.print(probes_table(table, f"{title}: probes, %; grader {recipe.grader.path}"))
-    for sentence in sentences(found, notes):
+    for sentence in (*sentences(found, notes), *([published_sentence()] if spec.task.name in TASKS else [])):
         console.print(Text(visible(sentence)), soft_wrap=True)
     console.print(Text(f"labels: {kept.path / LABELS}\npicture: {kept.path / PICTURE}"), soft_wrap=True)
     return int(any(one.label == "failed" for one in found.labels))

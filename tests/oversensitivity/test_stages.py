@@ -22,6 +22,7 @@ from cleareyed.oversensitivity.stages import (
     read_question,
     stage_table,
 )
+from cleareyed.report.stages import published_sentence
 
 Command = Callable[..., Result]
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Put the toys in a circle and take turns."
@@ -37,6 +38,10 @@ def test_the_published_counts_give_the_published_shares() -> None:
     assert percents("Gemini-Pro 1.5") == [30, 13.3, 56.7]
     assert percents("Gemini-Pro 1.5", "Exaggerated Risk") == [60, 10, 30]
     assert percents("Claude 3 Opus", "Counterintuitive Interpretation") == [0, 20, 80]
+    assert published_sentence() == (
+        "The paper's refusals (perception / intent / decision): Claude 3 Opus 10.0 / 16.7 / 73.3 % of 30; "
+        "Gemini-Pro 1.5 30.0 / 13.3 / 56.7 % of 30."
+    )
     decision = stage_table(published_cases()["Claude 3 Opus"])["Negated Harm"].attribution.shares["decision"]
     assert (decision.interval.low, decision.interval.high) == (
         pytest.approx(0.490, abs=1e-3),

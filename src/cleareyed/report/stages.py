@@ -10,9 +10,9 @@ from rich.text import Text
 from cleareyed.oversensitivity.published import named
 from cleareyed.oversensitivity.stage_asking import Studied
 from cleareyed.oversensitivity.stage_notes import Notes
-from cleareyed.oversensitivity.stages import GRADES, STAGES, Part, Split
+from cleareyed.oversensitivity.stages import GRADES, STAGES, Part, Split, published_cases, stage_table
 from cleareyed.report.plots import accuracy_bars, png
-from cleareyed.report.words import MISSING, share_in, visible
+from cleareyed.report.words import MISSING, percent, share_in, visible
 
 
 def attribution_table(table: Mapping[str, Part], title: str) -> Table:
@@ -60,6 +60,16 @@ def sentences(found: Studied, notes: Notes) -> list[str]:
         said.append(f"Failed: {', '.join(f'{count} {step}' for step, count in failed.items())}; --resume asks again.")
     said.append(f"Requests sent: {found.asked}.")
     return said
+
+
+def published_sentence() -> str:
+    """The paper's counts through the same code, to set beside a run of MOSSBench."""
+    told = []
+    for model, cases in published_cases().items():
+        part = stage_table(cases)["all"]
+        shares = " / ".join(percent(part.attribution.shares[stage].share) for stage in STAGES)
+        told.append(f"{model} {shares} % of {part.items}")
+    return f"The paper's refusals ({' / '.join(STAGES)}): {'; '.join(told)}."
 
 
 def stages_picture(table: Mapping[str, Part]) -> bytes:
