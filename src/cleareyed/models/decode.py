@@ -25,7 +25,7 @@ BLOCK = 16
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One decoder layer. The norms' scales are in the matrices behind them, 1/sqrt(d) in those of the queries.
+    """One decoder layer. Its matrices hold the norms' scales times sqrt(D), and 1/sqrt(d) where they make queries.
 
     The entries of a query and of a key are in the order of `pairs`. On a CPU the matrices are laid out by columns.
     """
@@ -100,7 +100,8 @@ def decoder_weights(vlm: VLM) -> DecoderWeights:
 
 def _layer_weights(layer: Any, dtype: torch.dtype) -> LayerWeights:
     attention, mlp = layer.self_attn, layer.mlp
-    before, between = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
+    norms = (layer.input_layernorm, layer.post_attention_layernorm)
+    before, between = (norm.weight.detach() * len(norm.weight) ** 0.5 for norm in norms)
     weights, biases = [], []
     for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
         weight, bias = effective_weight(linear)
@@ -182,21 +183,21 @@ class Decoder:
 
         Their keys and values are written to the last slot of own (L, 2, B * Hkv * places, t, d).
         """
-        w, eps = self.weights, self.weights.eps
-        dtype, size = w.head.dtype, [w.embedding.shape[1]]
+        w = self.weights
+        dtype, least = w.head.dtype, angles.new_tensor((w.eps * w.embedding.shape[1]) ** 0.5, dtype=torch.float32)
         rotated = w.query_heads + w.kv_heads
         x = F.embedding(ids, w.embedding)  # (n, D) float32, the residual stream
         for index, layer in enumerate(w.layers):
-            h = F.linear(F.rms_norm(x, size, eps=eps).to(dtype), layer.qkv, layer.qkv_bias).float()
+            h = F.linear(_normed(x, least).to(dtype), layer.qkv, layer.qkv_bias).float()
             heads = h.view(len(x), rotated + w.kv_heads, w.head_size)
             # Queries and keys, (n, Hq + Hkv, d / 2): each pair of entries is a complex number.
             torch.view_as_complex(heads[:, :rotated].view(len(x), rotated, -1, 2)).mul_(angles)
             h = self._attention(heads, index, own[index])
             x = _add_product(x, h, layer.out)
-            h = F.linear(F.rms_norm(x, size, eps=eps).to(dtype), layer.gate_up)
+            h = F.linear(_normed(x, least).to(dtype), layer.gate_up)
             gate, up = h.chunk(2, dim=1)
             x = _add_product(x, w.activation(gate).mul_(up), layer.down)
-        return F.rms_norm(x, size, w.norm, eps)
+        return F.rms_norm(x, x.shape[1:], w.norm, w.eps)
 
     def _attention(self, heads: Tensor, layer: int, own: Tensor) -> Tensor:
         """Softmax attention of each row to its prompt and its own tokens, the newest included.
@@ -267,6 +268,11 @@ class Decoder:
     def _make_room(self) -> None:
         slots = min(max(BLOCK, self.length // 4), self.max_tokens - self.length)
         self.own = torch.cat([self.own, self.own.new_zeros(*self.own.shape[:3], slots, self.own.shape[4])], dim=3)
+
+
+def _normed(x: Tensor, least: Tensor) -> Tensor:
+    """x (n, D) / sqrt(|x|^2 + D eps), `least` being the root of the latter: the RMS norm of x over sqrt(D)."""
+    return x / torch.hypot(torch.linalg.vector_norm(x, dim=1, keepdim=True), least)
 
 
 def _add_product(x: Tensor, h: Tensor, weight: Tensor) -> Tensor:

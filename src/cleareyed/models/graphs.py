@@ -116,7 +116,8 @@ class GraphDecoder(Decoder):
 
 
 def _normed(x: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + eps)
+    """The RMS norm of x (n, D) over sqrt(D), which is in the matrices."""
+    return x * torch.rsqrt(x.square().sum(1, keepdim=True) + x.shape[1] * eps)
 
 
 def _added_and_normed(x: Tensor, h: Tensor, eps: float) -> tuple[Tensor, Tensor]:
