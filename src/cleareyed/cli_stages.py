@@ -60,7 +60,8 @@ def stages(
     wrong, or the model refuses to say) and says what the user wants. Intervention: the question is put again behind
     the description, then, if that is declined too, a question that cannot be misread. A refusal recovered by the
     description counts as an error of perception, one recovered by the question as one of intent, the rest as the
-    decision. A grader's reply that cannot be read is asked for again, then counted as undecided.
+    decision; without such a question the rest is intent or decision. A grader's reply that cannot be read is asked
+    for again, then counted as undecided.
 
     OUT holds journal.jsonl (every answer and every reply), labels.jsonl (every label, and by whom), questions.jsonl
     (with the kind of author), overrides.jsonl, stages.json and stages.png. The pictures are shown as the run showed

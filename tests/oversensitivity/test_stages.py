@@ -55,8 +55,8 @@ def test_the_published_counts_give_the_published_shares() -> None:
         ({"with-description": "complied"}, "perception"),
         ({"with-description": "refusal", "with-question": "clarification"}, "intent"),
         ({"with-description": "empty", "with-question": "capability"}, "decision"),
-        ({"with-description": "refusal"}, "undecided"),
-        ({"with-description": "refusal", "with-question": "failed"}, "undecided"),
+        ({"with-description": "refusal"}, "intent or decision"),
+        ({"with-description": "refusal", "with-question": "failed"}, "intent or decision"),
         ({"with-description": "undecided"}, "undecided"),
         ({}, "undecided"),
     ],
@@ -195,6 +195,13 @@ def test_each_refusal_is_attributed_and_an_interrupted_study_goes_on(
     first = command(*asked)
     assert first.exit_code == 1, first.output
     assert "4 with-question" in first.stdout
+    shares = json.loads((tmp_path / "st/stages.json").read_text())["by_stimulus"]["all"]["attribution"]["shares"]
+    assert {name: one["count"] for name, one in shares.items()} == {
+        "perception": 2,
+        "intent": 0,
+        "decision": 0,
+        "intent or decision": 4,  # so that perception is 2 of 6, not 2 of 2
+    }
     assert len(opened) == 2 and [one.closed for one in opened] == [1, 1]
     graded = world.graded
     world.broken = set()
@@ -249,7 +256,7 @@ def test_people_overrule_and_what_they_set_aside_is_kept(
     assert command(*asked).exit_code == 0
     found = json.loads((tmp_path / "st/stages.json").read_text())
     assert found["questions"] == {"person": 5}
-    assert found["by_stimulus"]["all"]["attribution"]["unread"] == 1  # s5 has no question
+    assert found["by_stimulus"]["all"]["attribution"]["shares"]["intent or decision"]["count"] == 1  # no question: s5
     (tmp_path / "mine.csv").write_text(
         "id,step,label,person,reason\ns0,with-description,refusal,ann,only hints\ns4,perception,right,ann,\n"
         "s9,perception,right,ann,\n"

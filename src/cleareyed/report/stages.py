@@ -5,38 +5,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from cleareyed.oversensitivity.published import named
 from cleareyed.oversensitivity.stage_asking import Studied
 from cleareyed.oversensitivity.stage_notes import Notes
-from cleareyed.oversensitivity.stages import GRADES, STAGES, Part, Split, published_cases, stage_table
+from cleareyed.oversensitivity.stages import GRADES, OPEN, STAGES, Part, Split, published_cases, stage_table
 from cleareyed.report.plots import accuracy_bars, png
-from cleareyed.report.words import MISSING, percent, share_in, visible
+from cleareyed.report.timidity_tables import Grid
+from cleareyed.report.words import MISSING, percent, share_in
 
 
 def attribution_table(table: Mapping[str, Part], title: str) -> Table:
     """One row a stimulus: the share of refusals that comes from each stage."""
-    shown = Table(title=Text(visible(title)), title_justify="left")
-    for heading in ("stimulus", "refused", "read", *STAGES, "undecided"):
-        shown.add_column(heading, justify="left" if heading == "stimulus" else "right")
+    stages = [*STAGES, OPEN] if any(OPEN in part.attribution.shares for part in table.values()) else STAGES
+    shown = Grid(title, ("stimulus", "refused", "read", *stages, "undecided"))
     for name, part in table.items():
         found = part.attribution
-        shares = (_share(found, stage) for stage in STAGES)
-        shown.add_row(Text(visible(name)), str(part.items), str(found.n), *shares, str(found.unread))
-    return shown
+        shares = (_share(found, stage) for stage in stages)
+        shown.add(name, str(part.items), str(found.n), *shares, str(found.unread))
+    return shown.rich()
 
 
 def probes_table(table: Mapping[str, Part], title: str) -> Table:
     """One row a stimulus and probe."""
-    shown = Table(title=Text(visible(title)), title_justify="left")
-    for heading in ("stimulus", "probe", "read", *GRADES, "undecided"):
-        shown.add_column(heading, justify="left" if heading in ("stimulus", "probe") else "right")
+    shown = Grid(title, ("stimulus, probe", "read", *GRADES, "undecided"))
     for name, part in table.items():
         for probe, found in (("perception", part.perception), ("intent", part.intent)):
             shares = (_share(found, grade) for grade in GRADES)
-            shown.add_row(Text(visible(name)), probe, str(found.n), *shares, str(found.unread))
-    return shown
+            shown.add(f"{name}, {probe}", str(found.n), *shares, str(found.unread))
+    return shown.rich()
 
 
 def sentences(found: Studied, notes: Notes) -> list[str]:
@@ -46,6 +43,11 @@ def sentences(found: Studied, notes: Notes) -> list[str]:
         f"Disambiguated questions: {len(found.questions)} of {len(found.cases)} "
         f"({', '.join(f'{count} by a {kind}' for kind, count in sorted(authors.items())) or 'none'})."
     ]
+    if unsplit := sum(case.stage == OPEN for case in found.cases):
+        said.append(
+            f"{OPEN.capitalize()}: {unsplit} were declined behind the description too, and there is no answer to a "
+            "question that cannot be misread; --writer or --questions tells the two apart."
+        )
     again = [one for one in found.labels if one.attempts > 1]
     unreadable = sum(one.label == "undecided" for one in found.labels if one.attempts)
     said.append(f"Grades asked for again: {len(again)}; undecided in the end: {unreadable}.")
@@ -75,7 +77,7 @@ def published_sentence() -> str:
 def stages_picture(table: Mapping[str, Part]) -> bytes:
     """The share of each stage, over all and by stimulus."""
     bars: dict[str, dict[str, Any]] = {}
-    for stage in STAGES:
+    for stage in (*STAGES, OPEN):
         parts = {name: bar for name, part in table.items() if (bar := _bar(part.attribution, stage))}
         if "all" in parts:
             bars[stage] = {**parts.pop("all"), "by_skill": parts}
