@@ -18,11 +18,11 @@ from cleareyed.report.words import MISSING, percent, share_in
 def attribution_table(table: Mapping[str, Part], title: str) -> Table:
     """One row a stimulus: the share of refusals that comes from each stage."""
     stages = [*STAGES, OPEN] if any(OPEN in part.attribution.shares for part in table.values()) else STAGES
-    shown = Grid(title, ("stimulus", "refused", "read", *stages, "undecided"))
+    shown = Grid(title, ("stimulus", "read", *stages, "undecided"))
     for name, part in table.items():
         found = part.attribution
         shares = (_share(found, stage) for stage in stages)
-        shown.add(name, str(part.items), str(found.n), *shares, str(found.unread))
+        shown.add(name, f"{found.n} of {part.items}", *shares, str(found.unread))
     return shown.rich()
 
 
