@@ -52,3 +52,13 @@ def test_a_drawing_on_a_terminal() -> None:
     text = drawn.get()
     for part in ("demo [x]", "4/10", "sample", "3/64", "reward 4.00", "KL 0.2500", "▁▃▆█"):
         assert part in text
+
+
+def test_a_skipped_update_is_said() -> None:
+    written = io.StringIO()
+    with Display("demo", Console(file=written, width=200)) as display:
+        for step in range(1, 5):
+            display.step(step, 9, {"loss": 1.0, "skipped": float(step == 3)})
+    assert [line for line in written.getvalue().splitlines() if "skipped" in line] == [
+        "step 3: an update was skipped, its loss or gradient not finite; samples: skipped.jsonl"
+    ]

@@ -102,6 +102,8 @@ class Display:
         if "reward" in metrics:  # GRPO's loss says nothing: it is near 0 by construction
             self._latest.pop("loss", None)
             self._history["loss"].clear()
+        if metrics.get("skipped"):
+            self.note(f"step {step}: an update was skipped, its loss or gradient not finite; samples: skipped.jsonl")
         if self._live is None and (step % LINE_EVERY_STEPS == 0 or step in (1, total)):
             shown = "  ".join(f"{heading} {text}" for heading, text in self._shown())
             self.note(f"step {step}/{total}  {shown}  {self._rate()}".rstrip())

@@ -94,7 +94,9 @@ def train_grpo(
 
             if step == steps.start:
                 with clock("check"):
-                    found = check_engine(vlm, rollouts.batch.prompts[0], rollouts.groups[0][:2], temperature)
+                    prompts = rollouts.batch.prompts
+                    b = next((b for b, prompt in enumerate(prompts) if prompt.pixels is not None), 0)
+                    found = check_engine(vlm, prompts[b], rollouts.groups[b][:2], temperature)
                     append_check(run, {"step": step, **found})
 
             units = split(rounds, recipe, vlm.device)
@@ -140,6 +142,7 @@ def train_grpo(
                 **rollout_metrics(rollouts, style.opens),
                 **first.metrics(with_kl=recipe.beta > 0),
                 **updates[-1][1],
+                "skipped": sum(update["skipped"] for _, update in updates),
                 **({"share_clipped": last.share_clipped} if recipe.updates > 1 else {}),
                 **({"replaced": len(rollouts.groups) - recipe.prompts_per_step} if recipe.refills else {}),
                 "tokens_per_second": tokens / clock.total,

@@ -1,5 +1,6 @@
 """The rollouts of a GRPO step: prompts made ready, completions drawn, judged, put into rows, and summed up."""
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from functools import partial
 
 import torch
 
+from cleareyed.errors import InputError
 from cleareyed.models.encode import encode
 from cleareyed.models.forward import Features, Prefix, image_features, run_prefix, trains_vision
 from cleareyed.models.sample import sample as sample_here
@@ -138,6 +140,10 @@ def roll_out(
 
     Images are encoded once and prompts run once here, and unless `micro_prompts` is set, with a graph, so that the
     update goes on from the same run.
+
+    Raises:
+        InputError: a sampler that draws what cannot be trained on, a model whose states are not finite, a reward
+            function that fails.
     """
     step, number = place
     params = SamplingParams(recipe.sampling.max_tokens, recipe.sampling.temperature, recipe.sampling.group)
@@ -145,10 +151,12 @@ def roll_out(
     with clock("prompt"), torch.set_grad_enabled(held):
         features = None if trains_vision(vlm) else image_features(vlm, batch.prompts)
         prefix = run_prefix(vlm, batch.prompts, features) if sampler is None else None
+        if prefix is not None:
+            check_finite(vlm, batch, prefix.hidden)
     with clock("sample"):
         take, scores = judging.of(batch)
         if sampler is not None:
-            groups = sampler(batch.prompts, params)
+            groups = checked(sampler(batch.prompts, params), batch, params, vlm)
         else:
             purpose = "sample" if number == 0 else f"sample, refill {number}"
             generator = torch.Generator(vlm.device).manual_seed(seed_for(purpose, recipe.seed, step))
@@ -160,6 +168,46 @@ def roll_out(
     totals = torch.tensor(scored.totals, dtype=torch.float64).view(len(groups), params.group)  # (B, G)
     advantages = group_advantages(totals, recipe.loss.advantage)  # (B, G)
     return Round(batch, features, prefix if held else None, groups, scored, totals, advantages)
+
+
+def checked(groups: Groups, batch: Batch, params: SamplingParams, vlm: VLM) -> Groups:
+    """What another engine drew, if it can be trained on.
+
+    Raises:
+        InputError: too few or too many groups or completions; a completion without tokens, of more than
+            `params.max_tokens`, with a token that our sampler may not draw, or without a finite logprob for each.
+    """
+    if len(groups) != len(batch.prompts):
+        raise InputError(
+            f"sampler: {len(groups)} groups for {len(batch.prompts)} prompts; draw one for each, in order"
+        )
+    known = vlm.model.config.get_text_config().vocab_size
+    banned = set(vlm.banned_ids)
+    for sample, group in zip(batch.samples, groups, strict=True):
+        where = f"sampler: sample {sample.id}"
+        if len(group) != params.group:
+            raise InputError(f"{where}: {len(group)} completions; draw params.group = {params.group}")
+        for index, one in enumerate(group):
+            each = f"{where}, completion {index}"
+            if not 0 < len(one.ids) <= params.max_tokens:
+                raise InputError(f"{each}: {len(one.ids)} tokens; draw 1 to params.max_tokens = {params.max_tokens}")
+            if len(one.logprobs) != len(one.ids) or not all(map(math.isfinite, one.logprobs)):
+                raise InputError(f"{each}: not one finite logprob for each of its {len(one.ids)} tokens; report them")
+            if wrong := [token for token in one.ids if not 0 <= token < known or token in banned]:
+                raise InputError(f"{each}: token {wrong[0]} is none that may be drawn; ban vlm.banned_ids there")
+            if one.finish not in ("stop", "length"):
+                raise InputError(f"{each}: finish is {one.finish!r}; say `stop` or `length`")
+    return groups
+
+
+def check_finite(vlm: VLM, batch: Batch, states: torch.Tensor) -> None:
+    """states (B, D) after each prompt; InputError if one is not finite, since nothing can be drawn from it."""
+    bad = (~states.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
+    if bad:
+        raise InputError(
+            f"{vlm.name}: its states after the prompt of sample {batch.samples[bad[0]].id} are not finite "
+            f"({len(bad)} of {len(states)} prompts); check the weights, or go back to a checkpoint before this"
+        )
 
 
 def all_of(rounds: Sequence[Round]) -> Round:
