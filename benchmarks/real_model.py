@@ -77,8 +77,8 @@ def drawn_mossbench(data_root: Path, to: Path, seed: int) -> int:
 class Steps:
     """Commands of `cleareyed`, run in a folder one after the other, and what each of them came to."""
 
-    def __init__(self, work: Path, threads: int) -> None:
-        self.work, self.found = work, {}
+    def __init__(self, work: Path, data_root: Path, threads: int) -> None:
+        self.work, self.data_root, self.found = work, data_root, {}
         self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
 
     found: dict[str, Found]
@@ -96,7 +96,7 @@ class Steps:
         if "--json" in arguments:
             figures = json.loads((self.work / str(arguments[arguments.index("--json") + 1])).read_text())
         self.found[name] = {
-            "command": " ".join(["cleareyed", *map(str, arguments)]),
+            "command": " ".join(["cleareyed", *map(str, arguments)]).replace(str(self.data_root), "FOLDER"),
             "seconds": round(time.monotonic() - began, 1),
             "cpu_seconds": round(_cpu() - used, 1),
         }
@@ -217,7 +217,7 @@ def main() -> None:
     count = drawn_mossbench(options.data_root, work / "data", options.seed)
     if not count:
         print(f"{options.data_root}/mossbench: not there; MOSSBench is left out")
-    steps = Steps(work, options.threads)
+    steps = Steps(work, options.data_root.resolve(), options.threads)
     began = time.monotonic()
     published = options.data_root.resolve() / "mossbench" / "responses" / REPLAYED
     measure(steps, options.tokens, options.batch, published if count and published.is_file() else None)
