@@ -138,6 +138,20 @@ def test_image_tokens_without_an_image_are_an_error():
         run_prefix(vlm, [prompts[0], broken])
 
 
+def test_image_tokens_are_an_error_where_no_prompt_has_an_image_too():
+    vlm = tiny_qwen2_vl()
+    blind = replace(batch(vlm)[0][0], pixels=None, grid=None)
+    with pytest.raises(InputError, match=r"prompt 1 of 1: \d+ image tokens, but its images make 0 features"):
+        run_prefix(vlm, [blind])
+
+
+def test_given_features_may_be_of_other_prompts_than_those_without_images():
+    vlm = tiny_qwen2_vl()
+    prompts = batch(vlm)[0]
+    found = run_prefix(vlm, prompts[3:], image_features(vlm, prompts))
+    assert torch.equal(found.states, run_prefix(vlm, prompts[3:]).states)
+
+
 def test_checkpointing_runs_blocks_again_and_leaves_the_model_as_it_was(monkeypatch):
     vlm = tiny_qwen2_vl()
     checkpoint_blocks(vlm.model)

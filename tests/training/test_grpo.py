@@ -253,6 +253,16 @@ def test_what_is_frozen_stays_and_the_rest_moves(part: str, tmp_path: Path) -> N
             assert not torch.equal(before[name], after[name]), name
 
 
+def test_frozen_vision_in_micro_batches_of_which_one_has_no_picture(tmp_path: Path) -> None:
+    save_vlm(small_vlm(), tmp_path / "start")
+    found = {}
+    for size in (1, None):
+        vlm = load_vlm(ModelSpec.model_validate({"path": str(tmp_path / "start"), "freeze_vision": True}))
+        trained(tmp_path / str(size), vlm, steps=1, prompts_per_step=7, micro_prompts=size)
+        found[size] = gradients(vlm)
+    assert relative_gap(found[1], found[None]) < 1e-5
+
+
 def test_a_long_prompt_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"sample square-\d: its prompt has \d+ tokens, more than max_prompt_tokens=9"

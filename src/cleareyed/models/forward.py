@@ -76,11 +76,11 @@ def run_prefix(vlm: VLM, prompts: Sequence[EncodedPrompt], features: Features | 
         embeds = vlm.model.get_input_embeddings()(ids)  # (B, P, D)
         if features is None:
             features = image_features(vlm, prompts)
-        if features:
-            _check_features(vlm, prompts, features)
-            seen = torch.cat([features[id(prompt.pixels)] for prompt in prompts if prompt.pixels is not None])
+        _check_features(vlm, prompts, features)
+        seen = [features[id(prompt.pixels)] for prompt in prompts if prompt.pixels is not None]
+        if seen:
             places = ((ids == vlm.image_token_id) & mask)[..., None]  # (B, P, 1)
-            embeds = embeds.masked_scatter(places, seen.to(embeds.dtype))
+            embeds = embeds.masked_scatter(places, torch.cat(seen).to(embeds.dtype))
         # Padding is on the right: causality alone hides it from every real token.
         states, keys, values = run_layers(vlm.model.model.language_model, embeds, positions, attend)
     return Prefix(
