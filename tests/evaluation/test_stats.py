@@ -226,6 +226,15 @@ def test_macro_average_moves_the_skills_of_a_group_together():
         stats.macro_average(values, skills[1:], [""] * 8)
 
 
+def test_a_difference_that_no_item_shows_has_an_interval_with_a_width():
+    same = stats.paired([True, False] * 10, [True, False] * 10, [""] * 20)
+    most = stats.wilson(0, 20).high
+    assert (same.difference, same.interval.low, same.interval.high) == (0.0, pytest.approx(-most), pytest.approx(most))
+    all_won = stats.paired([False] * 20, [True] * 20, [f"pair {n // 2}" for n in range(20)])
+    assert all_won.interval.high == 1.0
+    assert all_won.interval.low == pytest.approx(1 - stats.wilson(0, 10).high)
+
+
 def test_few_or_alike_groups_have_an_interval_with_a_width():
     one_group = stats.share_interval([True, True, True, False, False], ["q"] * 5)
     assert (one_group.low, one_group.high) == pytest.approx((0.07712, 0.96419), abs=1e-5)

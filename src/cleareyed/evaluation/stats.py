@@ -185,12 +185,21 @@ def paired(
 ) -> Paired:
     """Compare two answerers on the same N items: exact McNemar, and the difference with a clustered bootstrap.
 
+    Where no item differs, or every item does in the same way, a bootstrap makes an interval without a width. There
+    it reaches as far as the share of items that differ (otherwise) may be by Wilson's interval over groups.
+
     `first`, `second` and `groups` are (N,) and in the same order. ValueError if they are empty or differ in length.
     """
     if not len(first) == len(second) == len(groups) > 0:
         raise ValueError(f"paired answers must be equally many: {len(first)}, {len(second)}, {len(groups)} groups")
     one, two = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)  # (N,)
     first_only, second_only = int((one & ~two).sum()), int((two & ~one).sum())
+    differences = two.astype(np.float64) - one.astype(np.float64)  # (N,)
+    if np.ptp(differences):
+        interval = cluster_bootstrap(differences, groups, draws, seed)
+    else:
+        reach = wilson(0, len(np.unique(group_numbers(groups)))).high
+        interval = Interval(max(-1.0, differences[0] - reach), min(1.0, differences[0] + reach))
     return Paired(
         n=len(one),
         first=float(one.mean()),
@@ -199,7 +208,7 @@ def paired(
         second_only=second_only,
         p=mcnemar(first_only, second_only),
         difference=(second_only - first_only) / len(one),
-        interval=cluster_bootstrap(two.astype(np.float64) - one.astype(np.float64), groups, draws, seed),
+        interval=interval,
     )
 
 
