@@ -216,7 +216,7 @@ def test_thoughts_that_change_nothing_are_called_trivial():
     found = necessity(arms)
     assert found.verdict == "trivial" and found.thinking.arm == NO_REASONING
     assert found.sentence.startswith(
-        "The thoughts are trivial: the thinking gain of +0.0 points (-13.8 to +13.8, n = 24"
+        "The thoughts are trivial: the thinking gain of +0.0 points (-24.2 to +24.2, n = 24"
     )
     assert found.sentence.endswith("includes 0 while thoughts are not empty.")
     arms[AS_IS] = answers(AS_IS, [text.replace("hm", "") for text in thinking])
