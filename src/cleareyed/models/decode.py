@@ -153,6 +153,7 @@ class Decoder:
         angles = torch.complex(cos[0], sin[0])[:, : weights.head_size // 2]  # the second half repeats the first
         self.angles = angles[:, None]  # (span, 1, d / 2) complex
         self.max_tokens = max_tokens
+        self.least = torch.tensor((weights.eps * weights.embedding.shape[1]) ** 0.5, device=device)  # of `_normed`
         self._hold(prefix)
 
     def _hold(self, prefix: Prefix) -> None:
@@ -184,7 +185,7 @@ class Decoder:
         Their keys and values are written to the last slot of own (L, 2, B * Hkv * places, t, d).
         """
         w = self.weights
-        dtype, least = w.head.dtype, angles.new_tensor((w.eps * w.embedding.shape[1]) ** 0.5, dtype=torch.float32)
+        dtype, least = w.head.dtype, self.least
         rotated = w.query_heads + w.kv_heads
         x = F.embedding(ids, w.embedding)  # (n, D) float32, the residual stream
         for index, layer in enumerate(w.layers):

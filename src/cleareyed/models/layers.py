@@ -25,6 +25,12 @@ def pairs(size: int) -> Tensor:
     return torch.arange(size).view(2, -1).T.flatten()
 
 
+def turned(heads: Tensor, angles: Tensor) -> Tensor:
+    """heads (..., d), in the order of `pairs`, times `angles` (..., d / 2), complex: of the same precision."""
+    numbers = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(numbers * angles).flatten(-2).to(heads.dtype)
+
+
 def run_layers(
     language: Any, embeds: Tensor, positions: Tensor, attention: Attention
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -60,8 +66,7 @@ def _layer(layer: Any, x: Tensor, *, angles: Tensor, attention: Attention) -> tu
     order[: queries + shared] = order[: queries + shared, pairs(size).to(x.device)]
     heads = _projected(x, layer.input_layernorm, (own.q_proj, own.k_proj, own.v_proj), order.flatten())
     turning, value = heads.unflatten(-1, (-1, size)).split([queries + shared, shared], dim=2)
-    turned = torch.view_as_real(torch.view_as_complex(turning.float().unflatten(-1, (-1, 2))) * angles).flatten(3)
-    query, key = turned.to(heads.dtype).split([queries, shared], dim=2)  # (N, T, Hq, d), (N, T, Hkv, d)
+    query, key = turned(turning, angles).split([queries, shared], dim=2)  # (N, T, Hq, d), (N, T, Hkv, d)
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     x = _added(x, attention(own, query, key, value).flatten(2), own.o_proj)
     gate_up = _projected(x, layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj), None)  # (N, T, 2 I)

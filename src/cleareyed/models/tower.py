@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLVisionBlock
 
 from cleareyed.models import fused
 from cleareyed.models.attention import attend
-from cleareyed.models.layers import pairs, plain
+from cleareyed.models.layers import pairs, plain, turned
 from cleareyed.models.vlm import VLM
 
 QUICK = 1.702
@@ -88,8 +88,7 @@ def _block(block: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor], le
     order[:2] = order[:2, :, pairs(own.head_dim).to(x.device)]
     order = order.flatten()
     heads = F.linear(block.norm1(x), own.qkv.weight[order], own.qkv.bias[order]).unflatten(1, (3, own.num_heads, -1))
-    turned = torch.view_as_real(torch.view_as_complex(heads[:, :2].float().unflatten(-1, (-1, 2))) * angles[:, None])
-    query, key = turned.flatten(3).to(heads.dtype).unbind(1)  # (S, H, d) each
+    query, key = turned(heads[:, :2], angles[:, None]).unbind(1)  # (S, H, d) each
     pieces = zip(*(part.split(list(lengths)) for part in (query, key, heads[:, 2])), strict=True)
     seen = [attend(own, *(part[None].transpose(1, 2) for part in piece))[0] for piece in pieces]
     x = x + own.proj(torch.cat(seen).flatten(1))
