@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny import picture, tiny_qwen2_5_vl, tiny_qwen2_vl
 
+from cleareyed.errors import InputError
 from cleareyed.models import decode
 from cleareyed.models import sample as sampling
 from cleareyed.models.encode import encode
@@ -239,3 +240,28 @@ def test_who_has_finished_is_seen_later_without_a_difference(monkeypatch):
         for one, other in zip(group, others, strict=True):
             assert one.ids == other.ids and one.finish == other.finish and one.text == other.text
             assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 8])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_named_with_their_token(temperature, every, monkeypatch):
+    vlm, calls = tiny_qwen2_vl(), []
+    logits = decode.Decoder.logits
+
+    def diverging(self, states):
+        calls.append(len(states))
+        found = logits(self, states)
+        if len(calls) == 4:
+            found[1, 7] = torch.inf
+        return found
+
+    monkeypatch.setattr(decode.Decoder, "logits", diverging)
+    monkeypatch.setitem(sampling.LOOK_EVERY, "cpu", every)
+    with pytest.raises(InputError, match=r"logits are not finite at token 4 of 1 completions.*diverged"):
+        sample(vlm, ask(vlm), SamplingParams(20, temperature, 2), seeded())
+
+
+def test_shares_that_are_not_numbers_lead_to_no_index_beyond_the_vocabulary():
+    for size in (300, 2 * sampling.BLOCK**2 + 7):
+        found = sampling._inverse(torch.full((2, size), torch.nan), torch.tensor([[0.0], [0.9]], dtype=torch.float64))
+        assert found.max() < size

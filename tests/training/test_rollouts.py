@@ -1,5 +1,6 @@
 """What is drawn, by whom, and what goes through the model for it."""
 
+import json
 import math
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 from training.small import REWARDS, colour_task, grpo_recipe, small_vlm
 
 from cleareyed.errors import InputError
+from cleareyed.models import decode
 from cleareyed.models.sample import sample
 from cleareyed.models.vlm import VLM, Completion
 from cleareyed.records.run import RunFolder, create_run, read_metrics
@@ -63,6 +65,24 @@ def test_a_model_whose_states_are_not_finite_is_named_with_the_sample(tmp_path: 
         vlm.model.model.language_model.layers[1].mlp.down_proj.weight[0, 0] = math.nan
     with pytest.raises(InputError, match=r"after the prompt of sample square-\d are not finite \(4 of 4 prompts\)"):
         trained(tmp_path / "run", vlm)
+
+
+def test_logits_that_are_not_finite_end_the_run_and_what_was_saved_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits, vlm = decode.Decoder.logits, small_vlm()
+
+    def diverged(self: decode.Decoder, states: torch.Tensor) -> torch.Tensor:
+        found = logits(self, states)
+        return found * math.nan if read_metrics(run)[2:] and self.length else found
+
+    monkeypatch.setattr(decode.Decoder, "logits", diverged)
+    recipe = grpo_recipe(save_every=1)
+    run = create_run(tmp_path / "run", recipe)
+    with pytest.raises(InputError, match=r"logits are not finite at token 2 .*lower optimizer\.lr"):
+        train_grpo(recipe, vlm, colour_task(), REWARDS, run)
+    assert [row["step"] for row in read_metrics(run)] == [1, 2, 3]
+    assert json.loads((run.checkpoint / "state.json").read_text())["step"] == 3
 
 
 def test_every_skipped_update_of_a_step_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

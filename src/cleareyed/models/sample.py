@@ -1,11 +1,13 @@
 """Drawing completions: each prompt is run once, and all its completions continue from there."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cleareyed.errors import InputError
 from cleareyed.models.decode import Decoder, decoder_weights
 from cleareyed.models.forward import Prefix, run_prefix
 from cleareyed.models.graphs import GraphDecoder
@@ -34,6 +36,9 @@ def sample(
     `run_prefix` of the same prompts with the present weights, and is used instead of running them; its graph, if it
     has one, is left alone. `progress` is called with (completions finished, completions in all) whenever the number
     changes, `on_group` with the index of a prompt and its completions as soon as the last of them is finished.
+
+    Raises:
+        InputError: logits that are not finite, from which nothing can be drawn.
     """
     if not prompts:
         return []
@@ -80,6 +85,7 @@ def _decode(
         ids[step, decoder.live], logprobs[step, decoder.live] = chosen, scores
         last = step + 1 == params.max_tokens
         if last or step + 1 - seen == every:
+            _check(vlm, logprobs[seen : step + 1], seen)
             ending = ends[ids[seen : step + 1, decoder.live]]  # (steps, n)
             ended = ending.any(0) & ~over
             first, seen = seen, step + 1
@@ -124,24 +130,41 @@ def _choose(
     return chosen[:, 0], shares.gather(1, chosen)[:, 0].log_()
 
 
+def _check(vlm: VLM, logprobs: Tensor, seen: int) -> None:
+    """InputError if the logprobs (steps, B * G) of the tokens after the first `seen` show logits without a number.
+
+    One such logit makes all of a row's shares NaN, and with them the logprob of whatever was chosen.
+    """
+    if math.isnan(logprobs.sum().item()):
+        bad = logprobs.isnan()
+        step = seen + 1 + int(bad.any(1).byte().argmax())
+        raise InputError(
+            f"{vlm.name}: its logits are not finite at token {step} of {int(bad.any(0).sum())} completions, so that "
+            "none can be drawn; its weights have probably diverged: go back to a checkpoint before this, or lower "
+            "optimizer.lr"
+        )
+
+
 def _inverse(shares: Tensor, uniform: Tensor) -> Tensor:
     """The tokens (n, 1) at which the sums of shares (n, V) rise above uniform (n, 1), in [0, 1).
 
-    Of a large vocabulary the blocks are summed first, and only one is looked at token by token.
+    Of a large vocabulary the blocks are summed first, and only one is looked at token by token. Where shares are NaN,
+    which `_check` finds, it is the last token: an index beyond it would be an error that names nothing.
     """
+    final = shares.shape[1] - 1
     if shares.shape[1] >= 2 * BLOCK**2:
         blocks = F.pad(shares, (0, -shares.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # (n, V / BLOCK, BLOCK)
         heights = blocks.sum(2, dtype=torch.float64).cumsum(1)  # (n, V / BLOCK)
         levels = uniform * (1 - 1e-12) * heights[:, -1:]
-        block = torch.searchsorted(heights, levels, right=True)  # (n, 1)
+        block = torch.searchsorted(heights, levels, right=True).clamp_(max=heights.shape[1] - 1)  # (n, 1)
         below = F.pad(heights, (1, 0)).gather(1, block)
         inside = blocks.take_along_dim(block[..., None], 1)[:, 0].cumsum(1, dtype=torch.float64)  # (n, BLOCK)
         # Rounding must not lead beyond the block's last token that can be drawn.
         levels = torch.minimum(levels - below, inside[:, -1:] * (1 - 1e-12))
-        return block * BLOCK + torch.searchsorted(inside, levels, right=True)
+        return (block * BLOCK + torch.searchsorted(inside, levels, right=True)).clamp_(max=final)
     heights = shares.cumsum(1, dtype=torch.float64)  # (n, V)
     # Strictly below the last height, and to the right of equal ones: a token of probability 0 is never drawn.
-    return torch.searchsorted(heights, uniform * (1 - 1e-12) * heights[:, -1:], right=True)
+    return torch.searchsorted(heights, uniform * (1 - 1e-12) * heights[:, -1:], right=True).clamp_(max=final)
 
 
 def _completions(vlm: VLM, which: Tensor, ids: Tensor, logprobs: Tensor, finish: str) -> dict[int, Completion]:
