@@ -20,6 +20,7 @@ from cleareyed.records.run import RunFolder, create_run, read_metrics
 from cleareyed.scoring.rewards import RewardFunction
 from cleareyed.training import grpo
 from cleareyed.training.grpo import train_grpo
+from cleareyed.training.micro import Unit
 
 Groups = list[list[Completion]]
 
@@ -88,14 +89,33 @@ def test_logits_that_are_not_finite_end_the_run_and_what_was_saved_stays(
 def test_every_skipped_update_of_a_step_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     descend, calls = grpo.descend, []
 
-    def first_fails(training: Any, step: int, loss: float, samples: Any) -> dict[str, float]:
+    def first_fails(training: Any, step: int, loss: float, *rest: Any) -> dict[str, float]:
         calls.append(step)
-        return descend(training, step, math.nan if len(calls) == 1 else loss, samples)
+        return descend(training, step, math.nan if len(calls) == 1 else loss, *rest)
 
     monkeypatch.setattr(grpo, "descend", first_fails)
     run = trained(tmp_path / "run", small_vlm(), updates=2)
     assert calls == [1, 1] and len(run.skipped.read_text().splitlines()) == 1
     assert read_metrics(run)[0]["skipped"] == 1.0
+
+
+@pytest.mark.parametrize("tokens", [1, None])
+def test_a_skipped_update_names_the_samples_whose_loss_was_not_finite(
+    tokens: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, broken = grpo.split, []
+
+    def one_breaks(*args: Any) -> list[Unit]:
+        units = split(*args)
+        batch = units[0].batches[-1]
+        batch.advantages[-1] = math.inf
+        broken.append(batch.samples[-1])
+        return units
+
+    monkeypatch.setattr(grpo, "split", one_breaks)
+    run = trained(tmp_path / "run", small_vlm(), **({} if tokens is None else {"micro_tokens": tokens}))
+    (line,) = [json.loads(line) for line in run.skipped.read_text().splitlines()]
+    assert line["samples"] == broken and line["loss"] is None
 
 
 def test_the_check_at_the_start_looks_at_a_picture_if_there_is_one(

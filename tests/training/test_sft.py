@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from cleareyed.models.vlm import VLM
 from cleareyed.records.run import RunFolder, create_run, read_metrics
 from cleareyed.tasks.prompts import prompt_style, prompt_text
 from cleareyed.tasks.task import Sample
+from cleareyed.training import sft
 from cleareyed.training.loop import draw
-from cleareyed.training.sft import target_text, train_sft
+from cleareyed.training.sft import target_logprobs, target_text, train_sft
 
 
 def trained(folder: Path, vlm: VLM, **changes: Any) -> RunFolder:
@@ -72,6 +74,23 @@ def test_a_long_prompt_is_refused_by_name(tmp_path: Path) -> None:
         InputError, match=r"sample square-\d: its prompt has \d+ tokens, more than max_prompt_tokens=9"
     ):
         trained(tmp_path / "run", small_vlm(), max_prompt_tokens=9)
+
+
+def test_a_skipped_update_names_the_micro_batch_whose_loss_was_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def second_breaks(vlm: VLM, examples: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(len(examples))
+        logprobs, targets = target_logprobs(vlm, examples)
+        return (logprobs * torch.nan if len(calls) == 2 else logprobs), targets
+
+    monkeypatch.setattr(sft, "target_logprobs", second_breaks)
+    run = trained(tmp_path / "run", small_vlm(), steps=1, micro_batch=1)
+    order = draw(sft_recipe().seed, 1, 4, 7)
+    (line,) = [json.loads(line) for line in run.skipped.read_text().splitlines()]
+    assert calls == [1] * 4 and line["samples"] == [f"square-{order[1]}"]
 
 
 def test_forms_take_turns(tmp_path: Path) -> None:

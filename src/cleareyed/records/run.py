@@ -139,7 +139,8 @@ def append_metrics(run: RunFolder, row: Mapping[str, float | None]) -> None:
 
 
 def append_skipped(run: RunFolder, row: Mapping[str, Any]) -> None:
-    """Add one line to `skipped.jsonl`: `step`, `loss`, `grad_norm` (null where not finite) and the sample ids."""
+    """Add one line to `skipped.jsonl`: `step`, `loss`, `grad_norm` (null where not finite) and `samples`, the ids of
+    those whose loss was not finite, or of all in the step where that is none's."""
     _append(run.skipped, row)
 
 

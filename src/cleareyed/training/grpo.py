@@ -134,7 +134,8 @@ def train_grpo(
                             loss.backward()
                             seen.add(part, logprobs, entropy, terms, loss)
                         join(prefix, leaves)
-                    updates.append((seen, descend(training, step, seen.loss, rollouts.batch.samples)))
+                    update = descend(training, step, seen.loss, rollouts.batch.samples, seen.not_finite)
+                    updates.append((seen, update))
 
             tokens = sum(len(completion.ids) for group in rollouts.groups for completion in group)
             first, last = updates[0][0], updates[-1][0]

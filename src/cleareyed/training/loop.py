@@ -7,7 +7,7 @@ and `TrainState`, and a resumed run repeats the undisturbed one bit for bit on t
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -212,11 +212,13 @@ def zero_gradients(training: Training) -> None:
             parameter.grad.zero_()
 
 
-def descend(training: Training, step: int, loss: float, samples: Sequence[Sample]) -> dict[str, float]:
+def descend(
+    training: Training, step: int, loss: float, samples: Sequence[Sample], not_finite: Collection[str] = ()
+) -> dict[str, float]:
     """Clip the gradients that the step has gathered, and update the weights with them.
 
-    A loss or gradient that is not finite updates nothing, is counted, and leaves a line with the step's samples in
-    `skipped.jsonl` of the run's folder.
+    A loss or gradient that is not finite updates nothing, is counted, and leaves a line in `skipped.jsonl` of the
+    run's folder. It names the samples whose own loss was `not_finite`; if none's was, all `samples` of the step.
 
     Returns:
         `grad_norm` (before clipping), `lr`, `skipped` (0 or 1).
@@ -233,7 +235,8 @@ def descend(training: Training, step: int, loss: float, samples: Sequence[Sample
             group["lr"] = lr
         training.optimizer.step()
     else:
-        append_skipped(run, {"step": step, "loss": loss, "grad_norm": norm, "samples": [s.id for s in samples]})
+        named = [sample.id for sample in samples if not not_finite or sample.id in not_finite]
+        append_skipped(run, {"step": step, "loss": loss, "grad_norm": norm, "samples": named})
     unusable = 0 if usable else training.state.unusable + 1
     if unusable >= UNUSABLE_LIMIT:
         raise InputError(

@@ -1,5 +1,6 @@
 """The completions of a step as tensors, in the parts that go through the model at a time."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ from cleareyed.training.rollouts import Round
 class MicroBatch:
     """N completions that go through the model together; what the first update finds is kept for later ones."""
 
+    samples: tuple[str, ...]  # (N,): each completion's sample
     rows: Tensor  # (N,) int64: each completion's prompt, within its unit
     ids: Tensor  # (N, T) int64
     mask: Tensor  # (N, T) bool
@@ -85,7 +87,7 @@ def split(rounds: Sequence[Round], recipe: GrpoRecipe, device: torch.device) -> 
             prompts = turn.batch.prompts if held else [turn.batch.prompts[b] for b in some]
             unit = Unit(prompts, turn.features, turn.prefix if held else None)
             each = [
-                (rows[b], completion, turn.advantages[b, g].item(), scaled[b][g].item())
+                (turn.batch.samples[b].id, rows[b], completion, turn.advantages[b, g].item(), scaled[b][g].item())
                 for b in some
                 for g, completion in enumerate(turn.groups[b])
                 if scaled[b][g] > 0
@@ -95,8 +97,8 @@ def split(rounds: Sequence[Round], recipe: GrpoRecipe, device: torch.device) -> 
     return units
 
 
-Item = tuple[int, Completion, float, float]
-"""Row, completion, advantage, scale."""
+Item = tuple[str, int, Completion, float, float]
+"""Sample, row, completion, advantage, scale."""
 
 
 def _parts(each: list[Item], limit: int) -> list[list[Item]]:
@@ -104,7 +106,7 @@ def _parts(each: list[Item], limit: int) -> list[list[Item]]:
     parts: list[list[Item]] = []
     room = 0
     for item in each:
-        tokens = len(item[1].ids)
+        tokens = len(item[2].ids)
         if not parts or tokens > room:
             parts.append([])
             room = limit
@@ -115,12 +117,12 @@ def _parts(each: list[Item], limit: int) -> list[list[Item]]:
 
 def _batch(part: list[Item], device: torch.device) -> MicroBatch:
     """Tensors, padded at the end."""
-    rows, completions, advantages, scales = zip(*part, strict=True)
+    samples, rows, completions, advantages, scales = zip(*part, strict=True)
     ids, mask = padded(completions)  # (N, T), (N, T)
     sampled = torch.zeros(mask.shape)
     sampled[mask] = torch.tensor([logprob for completion in completions for logprob in completion.logprobs])
     parts = (torch.tensor(rows), ids, mask, sampled, torch.tensor(advantages), torch.tensor(scales))
-    return MicroBatch(*(part.to(device) for part in parts))
+    return MicroBatch(samples, *(part.to(device) for part in parts))
 
 
 @torch.no_grad()
@@ -146,6 +148,8 @@ class Seen:
 
     def __init__(self) -> None:
         self.loss = 0.0
+        self.not_finite: set[str] = set()
+        """Samples with a completion whose loss was not finite."""
         self._kl = self._entropy = 0.0
         self._completions = self._tokens = self._clipped = 0
         self._mismatch = Mismatch()
@@ -153,7 +157,11 @@ class Seen:
     def add(self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor, terms: TokenLosses, loss: Tensor) -> None:
         """Add a micro-batch: `loss` is its share of the step's, the others are (N, T)."""
         lengths = batch.mask.sum(dim=1)  # (N,)
-        self.loss += loss.item()
+        share = loss.item()
+        self.loss += share
+        if not math.isfinite(share):
+            finite = terms.losses.isfinite().all(dim=1).tolist()  # (N,)
+            self.not_finite.update(name for name, fine in zip(batch.samples, finite, strict=True) if not fine)
         self._kl += (terms.kl.sum(dim=1) / lengths).sum().item()
         self._entropy += entropy.sum().item()
         self._clipped += int(terms.clipped.sum())

@@ -78,14 +78,17 @@ def train_sft(
             tokens = sum(int(example.learnt.sum()) for example in examples)
             size = recipe.micro_batch or len(examples)
             loss, right = 0.0, 0
+            not_finite: set[str] = set()
             for start in range(0, len(examples), size):
                 observer.status("update", start, len(examples))
                 logprobs, targets = target_logprobs(vlm, examples[start : start + size])  # (K, V), (K,)
                 share = functional.nll_loss(logprobs, targets, reduction="sum") / tokens
                 share.backward()
                 loss += share.item()
+                if not share.isfinite():
+                    not_finite.update(sample.id for sample in samples[start : start + size])
                 right += int((logprobs.argmax(dim=1) == targets).sum())
-            update = descend(training, step, loss, samples)
+            update = descend(training, step, loss, samples, not_finite)
 
         metrics = {
             "loss": loss,
