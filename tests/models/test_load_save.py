@@ -285,7 +285,9 @@ def test_a_failed_save_keeps_the_last_good_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
-    with pytest.raises(InputError, match=r"could not be saved.*No space left.*earlier one is kept") as caught:
+    with pytest.raises(
+        InputError, match=r"could not be saved.*No space left.*earlier one is kept.*go on with --resume"
+    ) as caught:
         save_vlm(tiny_qwen2_vl(seed=2), tmp_path / "best")
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == ["best"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from training.small import colour_task, sft_recipe, small_vlm, weights
 
 from cleareyed.errors import InputError
@@ -13,6 +14,7 @@ from cleareyed.models.load import load_vlm
 from cleareyed.models.vlm import VLM
 from cleareyed.recipe import ModelSpec, OptimizerSpec
 from cleareyed.records.run import create_run, read_metrics
+from cleareyed.training import checkpoints
 from cleareyed.training.checkpoints import TrainState, load_checkpoint, save_checkpoint
 from cleareyed.training.loop import adamw, begin, descend, draw, learning_rate, seed_for, zero_gradients
 from cleareyed.training.observe import silent
@@ -191,3 +193,23 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     (folder / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:-4])
     with pytest.raises(InputError, match="the checkpoint cannot be read"):
         load_checkpoint(folder, model, optimizer)
+
+
+def test_a_run_that_filled_the_disk_says_how_to_go_on_and_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, saved = sft_recipe(steps=4, save_every=1), []
+
+    def filling(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+        saved.append(path)
+        if len(saved) == 6:  # the moments of the third step
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path, metadata)
+
+    calm, filled = (create_run(tmp_path / name, recipe) for name in ("calm", "filled"))
+    train_sft(recipe, small_vlm(), colour_task(), calm)
+    monkeypatch.setattr(checkpoints, "save_file", filling)
+    with pytest.raises(InputError, match=r"No space left.*the earlier one is kept; free .*go on with --resume"):
+        train_sft(recipe, small_vlm(), colour_task(), filled)
+    train_sft(recipe, small_vlm(), colour_task(), filled, resume=True)
+    assert (filled.final / "model.safetensors").read_bytes() == (calm.final / "model.safetensors").read_bytes()

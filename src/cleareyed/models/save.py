@@ -30,7 +30,8 @@ def replace_folder(write: Callable[[Path], None], target: Path) -> None:
 
     Everything is flushed to the disk before the names change. `.NAME.partial` holds the unfinished folder and
     `.NAME.previous` the one being replaced; neither is left behind. If the machine stops between the two renames,
-    `.NAME.previous` is all that is left: `settle_folder` puts it back. Raises InputError if writing fails.
+    `.NAME.previous` is all that is left: `settle_folder` puts it back. Raises InputError if writing fails; all
+    who write here are runs that can be resumed.
     """
     partial, previous = _beside(target, "partial"), _beside(target, "previous")
     settle_folder(target)
@@ -50,8 +51,7 @@ def replace_folder(write: Callable[[Path], None], target: Path) -> None:
         reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
         kept = "the earlier one is kept" if target.exists() else "nothing was left behind"
         raise InputError(
-            f"{target}: could not be saved ({reason}); {kept}; free some disk space (or choose another folder) "
-            "and run again"
+            f"{target}: could not be saved ({reason}); {kept}; free some disk space, then go on with --resume"
         ) from error
     except BaseException:
         settle_folder(target)
