@@ -84,13 +84,24 @@ def test_a_skipped_update_names_the_micro_batch_whose_loss_was_not_finite(
     def second_breaks(vlm: VLM, examples: Any) -> tuple[torch.Tensor, torch.Tensor]:
         calls.append(len(examples))
         logprobs, targets = target_logprobs(vlm, examples)
-        return (logprobs * torch.nan if len(calls) == 2 else logprobs), targets
+        return (logprobs * torch.nan if len(calls) == 3 else logprobs), targets  # after the check
 
     monkeypatch.setattr(sft, "target_logprobs", second_breaks)
     run = trained(tmp_path / "run", small_vlm(), steps=1, micro_batch=1)
     order = draw(sft_recipe().seed, 1, 4, 7)
     (line,) = [json.loads(line) for line in run.skipped.read_text().splitlines()]
-    assert calls == [1] * 4 and line["samples"] == [f"square-{order[1]}"]
+    assert calls == [1] * 5 and line["samples"] == [f"square-{order[1]}"]
+
+
+@pytest.mark.parametrize("on_prompt", [False, True])
+def test_the_start_compares_the_forward_with_the_plain_one(on_prompt: bool, tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", small_vlm(), steps=2, train_on_prompt=on_prompt)
+    (found,) = [json.loads(line) for line in run.checks.read_text().splitlines()]
+    assert found["step"] == 1 and 0 <= found["mean"] <= found["largest"] < 1e-5
+    vlm = small_vlm()
+    vlm.model.model.language_model.layers[1].mlp.register_forward_hook(lambda _, args, out: out * 1.5)
+    with pytest.raises(InputError, match=r"disagree on logprobs by .* \(largest difference, fp32; at most 0.0001"):
+        trained(tmp_path / "changed", vlm)
 
 
 def test_forms_take_turns(tmp_path: Path) -> None:

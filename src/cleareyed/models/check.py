@@ -1,8 +1,9 @@
-"""Is the shared forward right here, on this model and machine? Asked at the start of every run."""
+"""Is the forward that a run trains with right here, on this model and machine? Asked at the start of every run."""
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from cleareyed.errors import InputError
 from cleareyed.models.forward import continuation_logprobs, plain_logprobs, run_prefix
@@ -32,7 +33,12 @@ def check_engine(
         plain_logprobs(vlm, prompt, torch.tensor(completion.ids, dtype=torch.int64), temperature)
         for completion in completions
     ]
-    gaps = (shared[mask] - torch.cat(plain)).abs()
+    return compare(vlm, shared[mask], torch.cat(plain))
+
+
+def compare(vlm: VLM, ours: Tensor, plain: Tensor) -> dict[str, float]:
+    """What `check_engine` returns and raises, of logprobs (M,) that a forward of ours and the library's own gave."""
+    gaps = (ours - plain).abs()
     largest, mean = gaps.max().item(), gaps.mean().item()
     found, limit = (mean, BF16_LIMIT) if vlm.autocast else (largest, FP32_LIMIT)
     if not found <= limit:

@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def checks(self) -> Path:
-        """One JSON object for each start of a GRPO run: how far its forward was from the library's own."""
+        """One JSON object for each start of a run of GRPO or SFT: how far its forward was from the library's own."""
         return self.path / "checks.jsonl"
 
     @property
@@ -145,7 +145,7 @@ def append_skipped(run: RunFolder, row: Mapping[str, Any]) -> None:
 
 
 def append_check(run: RunFolder, row: Mapping[str, float]) -> None:
-    """Add one line to `checks.jsonl`: the `step` before which it was made, and what `check_engine` found."""
+    """Add one line to `checks.jsonl`: the `step` before which it was made, and what was found (`models/check.py`)."""
     _append(run.checks, row)
 
 

@@ -11,11 +11,12 @@ import torch
 from torch.nn import functional
 
 from cleareyed.errors import InputError
+from cleareyed.models.check import compare
 from cleareyed.models.encode import encode
-from cleareyed.models.forward import next_logprobs, run_prefix
+from cleareyed.models.forward import next_logprobs, plain_logprobs, run_prefix
 from cleareyed.models.vlm import VLM, EncodedPrompt
 from cleareyed.recipe import FormSpec, SftRecipe
-from cleareyed.records.run import RunFolder
+from cleareyed.records.run import RunFolder, append_check
 from cleareyed.tasks.prompts import prompt_style, prompt_text
 from cleareyed.tasks.task import Sample, Task
 from cleareyed.training.loop import (
@@ -53,25 +54,33 @@ def train_sft(
     `best/` if validated.
 
     Raises:
-        InputError: a prompt longer than `max_prompt_tokens`, a form that names a column which a sample lacks, five
-            unusable updates in a row, a full disk, and whatever images find wrong.
+        InputError: a forward that disagrees with the plain one, a prompt longer than `max_prompt_tokens`, a form that
+            names a column which a sample lacks, five unusable updates in a row, a full disk, and whatever images find
+            wrong.
     """
     forms = [(prompt_style(form.prompt), form.target) for form in forms_of(recipe)]
     training = begin(recipe, vlm, run, resume=resume, observer=observer, validate=validate, probe=probe)
 
-    for step in remaining_steps(training):
+    steps = remaining_steps(training)
+    for step in steps:
         clock = Clock(vlm.device)
         with clock("render"):
             samples = [task.samples[i] for i in draw(recipe.seed, step, recipe.batch, len(task.samples))]
             pictures = [[load() for load in sample.images] for sample in samples]
 
         with clock("encode"):
-            examples = []
+            prompts, examples = [], []
             for place, (sample, images) in enumerate(zip(samples, pictures, strict=True)):
                 style, target = forms[place % len(forms)]
                 prompt = encode(vlm, prompt_text(style, sample.question), images, chat=style.chat)
                 check_length(sample, prompt, recipe.max_prompt_tokens)
+                prompts.append(prompt)
                 examples.append(make_example(vlm, prompt, target_text(target, sample), recipe.train_on_prompt))
+
+        if step == steps.start:
+            with clock("check"):
+                b = next((b for b, prompt in enumerate(prompts) if prompt.pixels is not None), 0)
+                append_check(run, {"step": step, **check_targets(vlm, prompts[b], examples[b])})
 
         with clock("update"):
             zero_gradients(training)
@@ -152,6 +161,18 @@ def make_example(vlm: VLM, prompt: EncodedPrompt, answer: str, train_on_prompt: 
         next_position=prompt.next_position + len(target),
     )
     return Example(whole, torch.cat([learnt, torch.ones(len(target), dtype=torch.bool)]))
+
+
+@torch.no_grad()
+def check_targets(vlm: VLM, prompt: EncodedPrompt, example: Example) -> dict[str, float]:
+    """Compare the logprobs of a prompt's target, as `target_logprobs` has them, with those of the plain forward.
+
+    Returns and raises what `cleareyed.models.check.check_engine` does.
+    """
+    target = example.whole.ids[len(prompt.ids) :]  # (T,)
+    logprobs, ids = target_logprobs(vlm, [example])  # (K, V), (K,): the target is learnt last
+    ours = logprobs.gather(1, ids[:, None])[-len(target) :, 0]  # (T,)
+    return compare(vlm, ours, plain_logprobs(vlm, prompt, target))
 
 
 def target_logprobs(vlm: VLM, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
