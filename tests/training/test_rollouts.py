@@ -13,7 +13,7 @@ import torch
 from training.small import REWARDS, colour_task, grpo_recipe, small_vlm
 
 from cleareyed.errors import InputError
-from cleareyed.models import decode
+from cleareyed.models import decode, forward
 from cleareyed.models.sample import sample
 from cleareyed.models.vlm import VLM, Completion
 from cleareyed.records.run import RunFolder, create_run, read_metrics
@@ -132,12 +132,20 @@ def test_the_check_at_the_start_looks_at_a_picture_if_there_is_one(
     assert [prompt.pixels is not None for prompt in looked] == [True]
 
 
-def test_an_on_policy_step_has_one_forward_and_a_step_without_signal_none(tmp_path: Path) -> None:
-    """Rows and tokens that the language model's last norm sees; after the first step's check."""
+def test_an_on_policy_step_runs_its_layers_for_prompts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that go through the language model's layers, and that its last norm sees; after the first step's check."""
     vlm = small_vlm()
     seen: list[tuple[int, int]] = []
     vlm.model.model.language_model.norm.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[:2]))
     steps: list[int] = []
+    through: list[int] = []
+    layers = forward.run_layers
+
+    def run_layers(language: Any, embeds: torch.Tensor, *others: Any) -> Any:
+        through.append(len(embeds))
+        return layers(language, embeds, *others)
+
+    monkeypatch.setattr(forward, "run_layers", run_layers)
 
     class Listener:
         def status(self, what: str, done: int, total: int) -> None:
@@ -153,6 +161,7 @@ def test_an_on_policy_step_has_one_forward_and_a_step_without_signal_none(tmp_pa
     run = create_run(tmp_path / "run", recipe)
     train_grpo(recipe, vlm, colour_task(), (RewardFunction("r", 1.0, equal_at_last),), run, observer=Listener())
     assert [rows for rows, _ in seen[steps[0] : steps[1]]] == [4, 1]  # the prompts; all completions in one row
+    assert through[-2:] == [4, 4]  # sampling has done it for the completions
     assert [rows for rows, _ in seen[steps[1] : steps[2]]] == [4]  # drawn, and nothing to learn
     assert read_metrics(run)[2]["share_without_signal"] == 1.0
 

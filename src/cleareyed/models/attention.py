@@ -132,20 +132,48 @@ class _SharedPrefix(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, keys, values, output, height = ctx.saved_tensors
-        behind: Behind = ctx.behind
-        heads, shared = q.shape[1], k.shape[1]
         gradient = grads[0].contiguous()
-        wide = [_by_prompt(part, behind, shared) for part in (gradient, q, output)]
-        tall = _by_prompt(height[..., None], behind, shared)[..., 0]
-        dq_wide, dkeys, dvalues = _backward(
-            wide[0], wide[1], keys, values, wide[2], _rows_first(tall), 0.0, False, attn_mask=behind.bias
-        )
-        own = [_by_own(part, behind, heads) for part in (gradient, q, k, v, output)]
-        tall = _by_own(height[..., None], behind, heads)[..., 0]
-        dq_own, dk, dv = _backward(*own, _rows_first(tall), 0.0, True)
-        dq = _packed(dq_wide, None, behind, heads)[0].add_(_from_own(dq_own, behind))
-        dk, dv = (_from_own(part, behind).unflatten(1, (shared, heads // shared)).sum(2) for part in (dk, dv))
-        return dq, dk, dv, dkeys, dvalues, None
+        return *gradients_behind(gradient, q, k, v, keys, values, output, height, ctx.behind), None
+
+
+def gradients_behind(
+    gradient: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    output: Tensor,
+    height: Tensor,
+    behind: Behind,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """From the gradient of `output` (M, H, d), which attention gave, those of q, k, v, keys and values.
+
+    q (M, H, d), k and v (M, K, d), prompts' keys and values (B, K, P, d); height (M, H) the log-sum-exps of the
+    scores, which are q k times `scale`, 1/sqrt(d) if left out.
+    """
+    heads, shared = q.shape[1], k.shape[1]
+    wide = [_by_prompt(part, behind, shared) for part in (gradient, q, output)]
+    tall = _by_prompt(height[..., None], behind, shared)[..., 0]
+    dq_wide, dkeys, dvalues = _backward(
+        wide[0],
+        wide[1],
+        keys,
+        values,
+        wide[2],
+        _rows_first(tall),
+        0.0,
+        False,
+        attn_mask=behind.bias,
+        scale=scale,
+    )
+    own = [_by_own(part, behind, heads) for part in (gradient, q, k, v, output)]
+    tall = _by_own(height[..., None], behind, heads)[..., 0]
+    dq_own, dk, dv = _backward(*own, _rows_first(tall), 0.0, True, scale=scale)
+    dq = _packed(dq_wide, None, behind, heads)[0].add_(_from_own(dq_own, behind))
+    dk, dv = (_from_own(part, behind).unflatten(1, (shared, heads // shared)).sum(2) for part in (dk, dv))
+    return dq, dk, dv, dkeys, dvalues
 
 
 def _placed(part: Tensor, places: Tensor | None, shape: tuple[int, int]) -> Tensor:

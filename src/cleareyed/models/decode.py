@@ -7,7 +7,7 @@ prompts and places, and their queries meet the prompt in one product. A completi
 that each step writes one slot of.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cleareyed.models.forward import Prefix
+from cleareyed.models.kept import Kept, KeptLayer
 from cleareyed.models.layers import pairs
 from cleareyed.models.vlm import VLM
 
@@ -136,7 +137,9 @@ class Decoder:
     fewer live rows than another has places with nobody in them. `live` names the completion that each row is.
     """
 
-    def __init__(self, weights: DecoderWeights, prefix: Prefix, group: int, max_tokens: int) -> None:
+    def __init__(
+        self, weights: DecoderWeights, prefix: Prefix, group: int, max_tokens: int, kept: Kept | None = None
+    ) -> None:
         device = prefix.mask.device
         self.weights = weights
         self.length = 0
@@ -153,6 +156,7 @@ class Decoder:
         angles = torch.complex(cos[0], sin[0])[:, : weights.head_size // 2]  # the second half repeats the first
         self.angles = angles[:, None]  # (span, 1, d / 2) complex
         self.max_tokens = max_tokens
+        self.kept = kept
         self.least = torch.tensor((weights.eps * weights.embedding.shape[1]) ** 0.5, device=device)  # of `_normed`
         self._hold(prefix)
 
@@ -175,36 +179,40 @@ class Decoder:
         if self.length == self.own.shape[3]:
             self._make_room()
         angles = self.angles[self.position + self.length]  # (n, 1, d / 2)
-        states = self._forward(ids, angles, self.own[:, :, :, : self.length + 1])
+        to = None if self.kept is None else self.kept.rows(self.live, self.length)
+        states = self._forward(ids, angles, self.own[:, :, :, : self.length + 1], to)
         self.length += 1
         return states
 
-    def _forward(self, ids: Tensor, angles: Tensor, own: Tensor) -> Tensor:
+    def _forward(self, ids: Tensor, angles: Tensor, own: Tensor, to: Sequence[KeptLayer] | None) -> Tensor:
         """States (n, D) after ids (n,).
 
-        Their keys and values are written to the last slot of own (L, 2, B * Hkv * places, t, d).
+        Their keys and values are written to the last slot of own (L, 2, B * Hkv * places, t, d); what a backward pass
+        needs of each layer, to `to`.
         """
         w = self.weights
         dtype, least = w.head.dtype, self.least
         rotated = w.query_heads + w.kv_heads
         x = F.embedding(ids, w.embedding)  # (n, D) float32, the residual stream
         for index, layer in enumerate(w.layers):
-            h = F.linear(_normed(x, least).to(dtype), layer.qkv, layer.qkv_bias).float()
+            kept = to[index] if to else None
+            h = _normed(x, least).to(dtype)
+            h = torch.addmm(layer.qkv_bias, h, layer.qkv.t(), out=kept and kept.heads).float()
             heads = h.view(len(x), rotated + w.kv_heads, w.head_size)
             # Queries and keys, (n, Hq + Hkv, d / 2): each pair of entries is a complex number.
             torch.view_as_complex(heads[:, :rotated].view(len(x), rotated, -1, 2)).mul_(angles)
-            h = self._attention(heads, index, own[index])
-            x = _add_product(x, h, layer.out)
-            h = F.linear(_normed(x, least).to(dtype), layer.gate_up)
+            h = self._attention(heads, index, own[index], kept)
+            x = _add_product(x, h, layer.out, kept and kept.between)
+            h = torch.mm(_normed(x, least).to(dtype), layer.gate_up.t(), out=kept and kept.gate_up)
             gate, up = h.chunk(2, dim=1)
-            x = _add_product(x, w.activation(gate).mul_(up), layer.down)
+            x = _add_product(x, w.activation(gate).mul_(up), layer.down, kept and kept.after)
         return F.rms_norm(x, x.shape[1:], w.norm, w.eps)
 
-    def _attention(self, heads: Tensor, layer: int, own: Tensor) -> Tensor:
+    def _attention(self, heads: Tensor, layer: int, own: Tensor, kept: KeptLayer | None) -> Tensor:
         """Softmax attention of each row to its prompt and its own tokens, the newest included.
 
         heads (n, Hq + 2 Hkv, d) float32: queries, keys, values of the new tokens; own (2, B * Hkv * places, t, d),
-        whose last slot is written here. Returns (n, Hq d).
+        whose last slot is written here. Returns (n, Hq d), which goes into `kept` with the scores' log-sum-exps.
         """
         w = self.weights
         full = len(heads) == self.prompts * self.places
@@ -221,15 +229,26 @@ class Decoder:
         if self.padding is not None:
             to_prompt += self.padding
         to_own = torch.bmm(queries.view(-1, shared, w.head_size), own[0].transpose(1, 2))
-        scores = torch.cat([to_prompt, to_own.view(*to_prompt.shape[:2], -1)], dim=2)
-        shares = scores.softmax(dim=2)
-        length = to_prompt.shape[2]
-        out = torch.bmm(shares[:, :, :length], self.values[layer])  # (B * Hkv, places * shared, d)
-        out = out.view(-1, shared, w.head_size)
-        out.baddbmm_(shares.view(len(out), shared, -1)[:, :, length:], own[1])
-        out = out.view(self.prompts, w.kv_heads, self.places, -1).transpose(1, 2)
-        out = out.reshape(self.prompts * self.places, -1)  # (B * places, Hq d)
-        return out if full else out.index_select(0, self.slots)
+        # The softmax over both, neither joined nor divided: the product with the values is smaller.
+        top = torch.maximum(to_prompt.amax(2), to_own.amax(2).view(to_prompt.shape[:2]))  # (B * Hkv, places * shared)
+        to_prompt.sub_(top[..., None]).exp_()
+        to_own.sub_(top.view(-1, shared, 1)).exp_()
+        total = to_prompt.sum(2).add_(to_own.sum(2).view(top.shape))
+        out = torch.bmm(to_prompt, self.values[layer])  # (B * Hkv, places * shared, d)
+        out.view(-1, shared, w.head_size).baddbmm_(to_own, own[1])
+        out.div_(total[..., None])
+        out = self._in_order(out, full, kept and kept.seen)
+        if kept:
+            self._in_order(top.add_(total.log_())[..., None], full, kept.height)
+        return out
+
+    def _in_order(self, part: Tensor, full: bool, to: Tensor | None) -> Tensor:
+        """(B * Hkv, places * shared, size) to the live rows, (n, Hq size)."""
+        part = part.view(self.prompts, self.weights.kv_heads, self.places, -1).transpose(1, 2)
+        part = part.reshape(self.prompts * self.places, -1)  # (B * places, Hq size)
+        if not full:
+            part = part.index_select(0, self.slots)
+        return part if to is None else to.copy_(part)
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits (n, V) float32 of the next token after states (n, D); -inf for tokens that may not be drawn."""
@@ -276,8 +295,8 @@ def _normed(x: Tensor, least: Tensor) -> Tensor:
     return x / torch.hypot(torch.linalg.vector_norm(x, dim=1, keepdim=True), least)
 
 
-def _add_product(x: Tensor, h: Tensor, weight: Tensor) -> Tensor:
-    """x + h weight^T: x (n, D) float32, weight (D, K), h (n, K) of any precision."""
+def _add_product(x: Tensor, h: Tensor, weight: Tensor, to: Tensor | None = None) -> Tensor:
+    """x + h weight^T: x (n, D) float32, weight (D, K), h (n, K) of any precision; in `to`, if given and float32."""
     if weight.dtype == torch.float32:
-        return torch.addmm(x, h, weight.t())
+        return torch.addmm(x, h, weight.t(), out=to)
     return x + F.linear(h.to(weight.dtype), weight)

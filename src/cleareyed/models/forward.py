@@ -19,7 +19,9 @@ from cleareyed.errors import InputError
 from cleareyed.models import fused
 from cleareyed.models.attention import attend, attend_behind, lay_out
 from cleareyed.models.flash import attend_packed, pack
+from cleareyed.models.kept import Replayed
 from cleareyed.models.layers import run_layers
+from cleareyed.models.replay import replay
 from cleareyed.models.tower import own_blocks
 from cleareyed.models.vlm import VLM, EncodedPrompt
 
@@ -156,6 +158,7 @@ def continuation_logprobs(
     mask: Tensor,
     temperature: float = 1.0,
     chunk_floats: int = CHUNK_FLOATS,
+    replayed: Replayed | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of N completions of up to T tokens, each continuing one prompt of `prefix`.
 
@@ -163,13 +166,16 @@ def continuation_logprobs(
     mask (N, T) bool: not padding. Returns logprobs and entropy, both (N, T) float32 in nats, 0 on padding, the
     entropy without a graph. Temperature and banned tokens are treated as in sampling. The completions go through the
     model as one row without padding (on a GPU in float32: padded). With more than `chunk_floats` logits they are
-    computed in pieces, and again in the backward pass.
+    computed in pieces, and again in the backward pass. With `replayed` the layers are not run: sampling did, with the
+    weights that the model still has.
     """
     first = prefix.hidden.index_select(0, rows)  # (N, D): predicts the first tokens
     fed = mask[:, 1:]  # (N, T - 1): every token but a completion's last is fed, and predicts the next
     states = first
     if fed.any():
         run = _packed_states if ids.device.type == "cpu" or vlm.autocast else _padded_states
+        if replayed is not None:
+            run = partial(_replayed_states, replayed)
         states = torch.cat([first, run(vlm, prefix, rows, ids[:, :-1], fed)])  # (N + M, D)
     places = torch.arange(ids.numel(), device=ids.device).view(ids.shape)  # (N, T)
     places = torch.cat([places[:, 0], places[:, 1:][fed]])  # (N + M,)
@@ -180,19 +186,39 @@ def continuation_logprobs(
 
 def _packed_states(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, fed: Tensor) -> Tensor:
     """States (M, D) after each of the M tokens `fed` (N, T) of `ids`, which stand in one row without padding."""
-    used, places = torch.unique(rows, return_inverse=True)  # the prompts that these completions stand behind
-    keys, values = prefix.keys, prefix.values
-    if len(used) < len(prefix.mask):
-        keys, values = (tuple(part.index_select(0, used) for part in parts) for parts in (keys, values))
-    layout = (keys, values, prefix.mask[used], places, fed.sum(1))
+    layout = _packed_layout(prefix, rows, fed)
     if ids.device.type == "cpu":
         attention = partial(attend_behind, lay_out(*layout))
     else:
         attention = partial(attend_packed, pack(*layout))
-    positions = (prefix.next_positions[rows, None] + torch.arange(fed.shape[1], device=ids.device))[fed]  # (M,)
     with precision(vlm):
         embeds = vlm.model.get_input_embeddings()(ids[fed])[None]  # (1, M, D)
-        return run_layers(vlm.model.model.language_model, embeds, positions.expand(3, 1, -1), attention)[0][0]
+        positions = _packed_positions(prefix, rows, fed).expand(3, 1, -1)
+        return run_layers(vlm.model.model.language_model, embeds, positions, attention)[0][0]
+
+
+def _replayed_states(replayed: Replayed, vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, fed: Tensor) -> Tensor:
+    """The same as sampling has left them."""
+    behind, places = lay_out(*_packed_layout(prefix, rows, fed)), replayed.rows(fed)
+    embeds = vlm.model.get_input_embeddings()(ids[fed])  # (M, D)
+    positions = _packed_positions(prefix, rows, fed)
+    return replay(vlm.model.model.language_model, embeds, positions, behind, replayed.kept, places)
+
+
+def _packed_layout(
+    prefix: Prefix, rows: Tensor, fed: Tensor
+) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor, Tensor, Tensor]:
+    """What `lay_out` and `pack` take: of the prompts that these completions stand behind, no others."""
+    used, places = torch.unique(rows, return_inverse=True)
+    keys, values = prefix.keys, prefix.values
+    if len(used) < len(prefix.mask):
+        keys, values = (tuple(part.index_select(0, used) for part in parts) for parts in (keys, values))
+    return keys, values, prefix.mask[used], places, fed.sum(1)
+
+
+def _packed_positions(prefix: Prefix, rows: Tensor, fed: Tensor) -> Tensor:
+    """The positions (M,) of the tokens `fed` (N, T)."""
+    return (prefix.next_positions[rows, None] + torch.arange(fed.shape[1], device=fed.device))[fed]
 
 
 def _padded_states(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, fed: Tensor) -> Tensor:

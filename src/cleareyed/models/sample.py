@@ -11,6 +11,7 @@ from cleareyed.errors import InputError
 from cleareyed.models.decode import Decoder, decoder_weights
 from cleareyed.models.forward import Prefix, run_prefix
 from cleareyed.models.graphs import GraphDecoder
+from cleareyed.models.kept import Kept
 from cleareyed.models.vlm import VLM, Completion, EncodedPrompt, Progress, SamplingParams
 
 BLOCK = 128
@@ -29,13 +30,15 @@ def sample(
     progress: Progress | None = None,
     prefix: Prefix | None = None,
     on_group: Callable[[int, list[Completion]], None] | None = None,
+    kept: Kept | None = None,
 ) -> list[list[Completion]]:
     """Draw `params.group` completions of each prompt: one list per prompt, in order.
 
     The draws depend on the generator's state, the prompts and the weights, and on nothing else. `prefix`, if given, is
     `run_prefix` of the same prompts with the present weights, and is used instead of running them; its graph, if it
-    has one, is left alone. `progress` is called with (completions finished, completions in all) whenever the number
-    changes, `on_group` with the index of a prompt and its completions as soon as the last of them is finished.
+    has one, is left alone. `kept`, empty, from `room_for`, takes what a backward pass needs. `progress` is called with
+    (completions finished, completions in all) whenever the number changes, `on_group` with the index of a prompt and
+    its completions as soon as the last of them is finished.
 
     Raises:
         InputError: logits that are not finite, from which nothing can be drawn.
@@ -45,7 +48,7 @@ def sample(
     total = len(prompts) * params.group
     drawn: dict[int, Completion] = {}
     groups: dict[int, list[Completion]] = {}
-    for finished in _decode(vlm, prompts, params, generator, prefix):
+    for finished in _decode(vlm, prompts, params, generator, prefix, kept):
         drawn.update(finished)
         if progress is not None:
             progress(len(drawn), total)
@@ -65,12 +68,13 @@ def _decode(
     params: SamplingParams,
     generator: torch.Generator,
     prefix: Prefix | None,
+    kept: Kept | None,
 ) -> Iterator[dict[int, Completion]]:
     """Whenever completions are finished, these by number; completion i belongs to prompt i // group."""
     if prefix is None:
         prefix = run_prefix(vlm, prompts)
     kind = GraphDecoder if vlm.device.type == "cuda" else Decoder
-    decoder = kind(decoder_weights(vlm), prefix, params.group, params.max_tokens)
+    decoder = kind(decoder_weights(vlm), prefix, params.group, params.max_tokens, kept)
     total, device = len(decoder.live), vlm.device
     ids = torch.zeros(params.max_tokens, total, dtype=torch.int64, device=device)
     logprobs = torch.zeros(params.max_tokens, total, device=device)

@@ -22,6 +22,7 @@ from cleareyed.models.forward import (
     trains_vision,
 )
 from cleareyed.models.ghost import Ledger, Outline, ghost_tensor, ghost_vlm
+from cleareyed.models.kept import Kept, Replayed, room_for
 from cleareyed.models.vlm import VLM, EncodedPrompt
 from cleareyed.recipe import GrpoRecipe, SftRecipe
 from cleareyed.training.sft import Example, target_logprobs
@@ -132,7 +133,8 @@ def footprint(
     ledger = Ledger(vlm)
     with ledger:
         if isinstance(recipe, GrpoRecipe):
-            phases = _grpo_phases(recipe, vlm, prompts, ledger, numbers)
+            kept = room_for(vlm, count * recipe.sampling.group, recipe.sampling.max_tokens)  # there throughout
+            phases = _grpo_phases(recipe, vlm, prompts, kept, ledger, numbers)
         else:
             phases = {"update": _sft_phase(recipe, vlm, prompts, prompt.answer_tokens, ledger)}
         if recipe.validate_on is not None and recipe.eval_every:
@@ -162,7 +164,12 @@ def _prompt(vlm: VLM, shape: PromptShape) -> EncodedPrompt:
 
 
 def _grpo_phases(
-    recipe: GrpoRecipe, vlm: VLM, prompts: Sequence[EncodedPrompt], ledger: Ledger, numbers: Parameters
+    recipe: GrpoRecipe,
+    vlm: VLM,
+    prompts: Sequence[EncodedPrompt],
+    kept: Kept | None,
+    ledger: Ledger,
+    numbers: Parameters,
 ) -> dict[str, int]:
     """The phases of `training.grpo`, each at its peak."""
     group, longest = recipe.sampling.group, recipe.sampling.max_tokens
@@ -188,16 +195,18 @@ def _grpo_phases(
             prefix = run_prefix(vlm, unit, features)
         leaves = cut(prefix)
         for _ in range(min(2, math.ceil(len(unit) * group / at_once))):  # from the second on, gradients are there
-            _completions(vlm, leaves, at_once, group, longest).backward()
+            _completions(vlm, leaves, at_once, group, longest, kept if recipe.updates == 1 else None).backward()
         join(prefix, leaves)
     phases["update"] = update.peak
     return phases
 
 
-def _completions(vlm: VLM, prefix: Any, count: int, group: int, longest: int) -> Tensor:
+def _completions(vlm: VLM, prefix: Any, count: int, group: int, longest: int, kept: Kept | None = None) -> Tensor:
     rows = torch.arange(count, device=vlm.device) // group  # (N,)
     ids = torch.zeros(count, longest, dtype=torch.int64, device=vlm.device)
-    logprobs, _ = continuation_logprobs(vlm, prefix, rows, ids, torch.ones_like(ids, dtype=torch.bool))
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    replayed = None if kept is None else Replayed(kept, torch.arange(count))
+    logprobs, _ = continuation_logprobs(vlm, prefix, rows, ids, mask, replayed=replayed)
     return logprobs.sum()
 
 

@@ -10,6 +10,7 @@ from functools import partial
 
 from cleareyed.models.check import check_engine
 from cleareyed.models.forward import continuation_logprobs, cut, join, run_prefix, trains_vision
+from cleareyed.models.kept import room_for
 from cleareyed.models.lora import adapted_layers, adapters_off
 from cleareyed.models.vlm import VLM
 from cleareyed.recipe import GrpoRecipe
@@ -76,6 +77,8 @@ def train_grpo(
     reference, as_reference = reference_policy(recipe, vlm)
     training = begin(recipe, vlm, run, resume=resume, observer=observer, validate=validate, probe=probe)
     steps = remaining_steps(training)
+    size = recipe.prompts_per_step * recipe.sampling.group
+    room = None if sampler is not None else room_for(vlm, size, recipe.sampling.max_tokens)
 
     with ThreadPoolExecutor(1, "aside") as aside:
         source = Source(vlm, task, style, recipe, aside)
@@ -84,19 +87,22 @@ def train_grpo(
             clock = Clock(vlm.device)
             with clock("prepare"):  # B samples and their prompts, made during the last step
                 batch = source.take(step)
-            rounds = [roll_out(recipe, vlm, batch, judging, sampler, (step, 0), clock, observer)]
+            rounds = [roll_out(recipe, vlm, batch, judging, sampler, room, (step, 0), clock, observer)]
             while len(rounds) <= recipe.refills and (wanted := recipe.prompts_per_step - signals(rounds)) > 0:
                 with clock("prepare"):
                     batch = source.refill(step, len(rounds), wanted)
-                rounds.append(roll_out(recipe, vlm, batch, judging, sampler, (step, len(rounds)), clock, observer))
+                rounds.append(
+                    roll_out(recipe, vlm, batch, judging, sampler, room, (step, len(rounds)), clock, observer)
+                )
             rollouts = all_of(rounds)
             write_rollouts(run, step, rollout_rows(step, rollouts, style.opens))
 
             if step == steps.start:
                 with clock("check"):
-                    prompts = rollouts.batch.prompts
+                    prompts = rounds[0].batch.prompts
                     b = next((b for b, prompt in enumerate(prompts) if prompt.pixels is not None), 0)
-                    found = check_engine(vlm, prompts[b], rollouts.groups[b][:2], temperature)
+                    two = rounds[0].groups[b][:2]
+                    found = check_engine(vlm, prompts[b], two, temperature, rounds[0].replayed(b, [0, 1]))
                     append_check(run, {"step": step, **found})
 
             units = split(rounds, recipe, vlm.device)
@@ -117,7 +123,13 @@ def train_grpo(
                         leaves = cut(prefix)
                         for part in unit.batches:  # N completions of up to T tokens
                             logprobs, entropy = continuation_logprobs(
-                                vlm, leaves, part.rows, part.ids, part.mask, temperature
+                                vlm,
+                                leaves,
+                                part.rows,
+                                part.ids,
+                                part.mask,
+                                temperature,
+                                replayed=part.replayed if number == 0 else None,
                             )  # (N, T), (N, T)
                             old = remember(part, logprobs, recipe.importance_cap)  # (N, T)
                             terms = token_losses(

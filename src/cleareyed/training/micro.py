@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cleareyed.models.forward import Features, Prefix, continuation_logprobs, run_prefix
+from cleareyed.models.kept import Kept, Replayed
 from cleareyed.models.vlm import VLM, Completion, EncodedPrompt, padded
 from cleareyed.recipe import GrpoRecipe
 from cleareyed.training.losses import (
@@ -36,6 +38,8 @@ class MicroBatch:
     reference: Tensor | None = None  # (N, T) logprobs under the reference
     old: Tensor | None = None  # (N, T) logprobs under the policy that the step began with
     weights: Tensor | None = None  # (N, T) truncated importance weights
+    replayed: Replayed | None = field(default=None, kw_only=True)
+    """What sampling has left for the first update."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +91,33 @@ def split(rounds: Sequence[Round], recipe: GrpoRecipe, device: torch.device) -> 
             prompts = turn.batch.prompts if held else [turn.batch.prompts[b] for b in some]
             unit = Unit(prompts, turn.features, turn.prefix if held else None)
             each = [
-                (turn.batch.samples[b].id, rows[b], completion, turn.advantages[b, g].item(), scaled[b][g].item())
+                Item(
+                    sample=turn.batch.samples[b].id,
+                    row=rows[b],
+                    number=b * len(turn.groups[b]) + g,
+                    completion=completion,
+                    advantage=turn.advantages[b, g].item(),
+                    scale=scaled[b][g].item(),
+                )
                 for b in some
                 for g, completion in enumerate(turn.groups[b])
                 if scaled[b][g] > 0
             ]
-            unit.batches.extend(_batch(part, device) for part in _parts(each, recipe.micro_tokens))
+            unit.batches.extend(_batch(part, device, turn.kept) for part in _parts(each, recipe.micro_tokens))
             units.append(unit)
     return units
 
 
-Item = tuple[str, int, Completion, float, float]
-"""Sample, row, completion, advantage, scale."""
+class Item(NamedTuple):
+    """A completion that goes into a micro-batch."""
+
+    sample: str
+    row: int
+    number: int
+    """Which it is among all of its round."""
+    completion: Completion
+    advantage: float
+    scale: float
 
 
 def _parts(each: list[Item], limit: int) -> list[list[Item]]:
@@ -106,7 +125,7 @@ def _parts(each: list[Item], limit: int) -> list[list[Item]]:
     parts: list[list[Item]] = []
     room = 0
     for item in each:
-        tokens = len(item[2].ids)
+        tokens = len(item.completion.ids)
         if not parts or tokens > room:
             parts.append([])
             room = limit
@@ -115,14 +134,16 @@ def _parts(each: list[Item], limit: int) -> list[list[Item]]:
     return parts
 
 
-def _batch(part: list[Item], device: torch.device) -> MicroBatch:
+def _batch(part: list[Item], device: torch.device, kept: Kept | None) -> MicroBatch:
     """Tensors, padded at the end."""
-    samples, rows, completions, advantages, scales = zip(*part, strict=True)
+    samples, rows, numbers, completions, advantages, scales = zip(*part, strict=True)
     ids, mask = padded(completions)  # (N, T), (N, T)
     sampled = torch.zeros(mask.shape)
     sampled[mask] = torch.tensor([logprob for completion in completions for logprob in completion.logprobs])
     parts = (torch.tensor(rows), ids, mask, sampled, torch.tensor(advantages), torch.tensor(scales))
-    return MicroBatch(samples, *(part.to(device) for part in parts))
+    on_device = [part.to(device) for part in parts]
+    replayed = None if kept is None else Replayed(kept, torch.tensor(numbers))
+    return MicroBatch(samples, *on_device, replayed=replayed)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 from cleareyed.errors import InputError
 from cleareyed.models.encode import encode
 from cleareyed.models.forward import Features, Prefix, image_features, run_prefix, trains_vision
+from cleareyed.models.kept import Kept, Replayed
 from cleareyed.models.sample import sample as sample_here
 from cleareyed.models.vlm import VLM, Completion, EncodedPrompt, SamplingParams
 from cleareyed.recipe import GrpoRecipe
@@ -49,6 +50,12 @@ class Round:
     scored: Scored
     totals: torch.Tensor  # (B, G) float64
     advantages: torch.Tensor  # (B, G) float64
+    kept: Kept | None = None
+    """What sampling computed of the completions, if the update may go on from there."""
+
+    def replayed(self, b: int, members: Sequence[int]) -> Replayed | None:
+        """What is kept of some completions of prompt b; None if nothing is."""
+        return None if self.kept is None else Replayed(self.kept, b * len(self.groups[b]) + torch.tensor(members))
 
     @property
     def with_signal(self) -> int:
@@ -132,6 +139,7 @@ def roll_out(
     batch: Batch,
     judging: Judging,
     sampler: Sampler | None,
+    room: Kept | None,
     place: tuple[int, int],
     clock: Clock,
     observer: Observer,
@@ -147,7 +155,7 @@ def roll_out(
     """
     step, number = place
     params = SamplingParams(recipe.sampling.max_tokens, recipe.sampling.temperature, recipe.sampling.group)
-    held = recipe.micro_prompts is None
+    held, kept = recipe.micro_prompts is None, None
     with clock("prompt"), torch.set_grad_enabled(held):
         features = None if trains_vision(vlm) else image_features(vlm, batch.prompts)
         prefix = run_prefix(vlm, batch.prompts, features) if sampler is None else None
@@ -161,13 +169,14 @@ def roll_out(
             purpose = "sample" if number == 0 else f"sample, refill {number}"
             generator = torch.Generator(vlm.device).manual_seed(seed_for(purpose, recipe.seed, step))
             show = partial(observer.status, "sample")
-            groups = sample_here(vlm, batch.prompts, params, generator, show, prefix, take)
+            kept = room.emptied() if room is not None and number == 0 else None
+            groups = sample_here(vlm, batch.prompts, params, generator, show, prefix, take, kept)
     with clock("score"):
         observer.status("score", 0, 1)
         scored = scores(groups)
     totals = torch.tensor(scored.totals, dtype=torch.float64).view(len(groups), params.group)  # (B, G)
     advantages = group_advantages(totals, recipe.loss.advantage)  # (B, G)
-    return Round(batch, features, prefix if held else None, groups, scored, totals, advantages)
+    return Round(batch, features, prefix if held else None, groups, scored, totals, advantages, kept)
 
 
 def checked(groups: Groups, batch: Batch, params: SamplingParams, vlm: VLM) -> Groups:

@@ -1,0 +1,95 @@
+"""What sampling computed of the completions' tokens, so that an update with the same weights need not run them again.
+
+On a CPU in float32, in models without adapters and without checkpointed blocks, and within `KEPT_BYTES`. The decoder
+writes what a backward pass needs of a layer into its row here instead of into passing memory; `replay` reads it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cleareyed.models.layers import plain
+from cleareyed.models.vlm import VLM
+
+KEPT_BYTES = 2**30
+"""Nothing is kept where completions of full length would take more."""
+
+
+class KeptLayer(NamedTuple):
+    """What a layer computed of R tokens."""
+
+    heads: Tensor  # (R, (Hq + 2 Hkv) d): queries over sqrt(d) and keys, both turned, in the order of `pairs`; values
+    seen: Tensor  # (R, Hq d): what attention gave
+    height: Tensor  # (R, Hq): the log-sum-exps of its scores
+    between: Tensor  # (R, D): the residual stream behind attention
+    gate_up: Tensor  # (R, 2 I)
+    after: Tensor  # (R, D): the residual stream behind the layer
+
+
+class Kept:
+    """Room for every token that N completions of at most T tokens feed to the model, T - 1 each."""
+
+    def __init__(self, layers: Sequence[KeptLayer], at: Tensor) -> None:
+        self.layers = tuple(layers)
+        self.at = at  # (N, T - 1) int64: the token's row
+        self.used = 0
+
+    def emptied(self) -> "Kept":
+        """The same memory for other completions."""
+        self.used = 0
+        return self
+
+    def rows(self, live: Tensor, place: int) -> list[KeptLayer]:
+        """By layer, where the tokens at `place` of the completions `live` (n,) are to be written."""
+        start, self.used = self.used, self.used + len(live)
+        self.at[live, place] = torch.arange(start, self.used)
+        return [KeptLayer(*(part[start : self.used] for part in layer)) for layer in self.layers]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """N completions whose forward has been run."""
+
+    kept: Kept
+    numbers: Tensor  # (N,) int64: which of those kept they are
+
+    def rows(self, fed: Tensor) -> Tensor:
+        """Rows (M,) of the tokens `fed` (N, T)."""
+        return self.kept.at[self.numbers][:, : fed.shape[1]][fed]
+
+
+def room_for(vlm: VLM, completions: int, max_tokens: int) -> Kept | None:
+    """Room for what sampling computes; None where it is not kept.
+
+    Memory is taken only as it is written to.
+    """
+    language: Any = vlm.model.model.language_model
+    config, rows = language.config, completions * (max_tokens - 1)
+    widths = _widths(config, language.layers[0].self_attn.head_dim)
+    if (
+        vlm.device.type != "cpu"
+        or vlm.autocast
+        or config.hidden_act != "silu"
+        or 4 * rows * sum(widths) * len(language.layers) > KEPT_BYTES
+        or any(layer.gradient_checkpointing or not _bare(layer) for layer in language.layers)
+    ):
+        return None
+    layers = [KeptLayer(*(torch.empty(rows, width, device=vlm.device) for width in widths)) for _ in language.layers]
+    return Kept(layers, torch.zeros(completions, max_tokens - 1, dtype=torch.int64))
+
+
+def _widths(config: Any, size: int) -> tuple[int, ...]:
+    """The width of each part of a `KeptLayer`."""
+    queries, shared, width = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
+    return (queries + 2 * shared) * size, queries * size, queries, width, 2 * config.intermediate_size, width
+
+
+def _bare(layer: Any) -> bool:
+    """Whether a layer's linear ones are no more than that, and only those of queries, keys and values have a bias."""
+    own, mlp = layer.self_attn, layer.mlp
+    inner = (own.q_proj, own.k_proj, own.v_proj)
+    others = (own.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    return all(map(plain, (*inner, *others))) and not any(part.bias is not None for part in others)
