@@ -61,28 +61,36 @@ class Replayed:
         return self.kept.at[self.numbers][:, : fed.shape[1]][fed]
 
 
+def is_kept(vlm: VLM, completions: int, max_tokens: int) -> bool:
+    """Whether sampling so many completions of at most so many tokens keeps what it computes."""
+    language: Any = vlm.model.model.language_model
+    config = language.config
+    size = 4 * completions * (max_tokens - 1) * sum(_widths(language)) * len(language.layers)
+    return (
+        vlm.device.type == "cpu"
+        and not vlm.autocast
+        and config.hidden_act == "silu"
+        and size <= KEPT_BYTES
+        and all(_bare(layer) and not layer.gradient_checkpointing for layer in language.layers)
+    )
+
+
 def room_for(vlm: VLM, completions: int, max_tokens: int) -> Kept | None:
     """Room for what sampling computes; None where it is not kept.
 
     Memory is taken only as it is written to.
     """
-    language: Any = vlm.model.model.language_model
-    config, rows = language.config, completions * (max_tokens - 1)
-    widths = _widths(config, language.layers[0].self_attn.head_dim)
-    if (
-        vlm.device.type != "cpu"
-        or vlm.autocast
-        or config.hidden_act != "silu"
-        or 4 * rows * sum(widths) * len(language.layers) > KEPT_BYTES
-        or any(layer.gradient_checkpointing or not _bare(layer) for layer in language.layers)
-    ):
+    if not is_kept(vlm, completions, max_tokens):
         return None
+    language: Any = vlm.model.model.language_model
+    rows, widths = completions * (max_tokens - 1), _widths(language)
     layers = [KeptLayer(*(torch.empty(rows, width, device=vlm.device) for width in widths)) for _ in language.layers]
     return Kept(layers, torch.zeros(completions, max_tokens - 1, dtype=torch.int64))
 
 
-def _widths(config: Any, size: int) -> tuple[int, ...]:
+def _widths(language: Any) -> tuple[int, ...]:
     """The width of each part of a `KeptLayer`."""
+    config, size = language.config, language.layers[0].self_attn.head_dim
     queries, shared, width = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
     return (queries + 2 * shared) * size, queries * size, queries, width, 2 * config.intermediate_size, width
 

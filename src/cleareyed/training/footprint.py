@@ -22,7 +22,7 @@ from cleareyed.models.forward import (
     trains_vision,
 )
 from cleareyed.models.ghost import Ledger, Outline, ghost_tensor, ghost_vlm
-from cleareyed.models.kept import Kept, Replayed, room_for
+from cleareyed.models.kept import Kept, Replayed, is_kept, room_for
 from cleareyed.models.vlm import VLM, EncodedPrompt
 from cleareyed.recipe import GrpoRecipe, SftRecipe
 from cleareyed.training.sft import Example, target_logprobs
@@ -269,7 +269,8 @@ def step_flops(recipe: TrainingRecipe, vlm: VLM, prompt: PromptShape) -> float:
     completions = recipe.prompts_per_step * recipe.sampling.group * recipe.sampling.max_tokens
     completions *= numbers.decoder + numbers.head
     forwards = (1 if recipe.micro_prompts is None else 2) + (recipe.updates - 1) + (recipe.beta > 0)
-    passes = (1 + recipe.updates) + (recipe.beta > 0)  # sampled, then run for each update
+    kept = is_kept(vlm, recipe.prompts_per_step * recipe.sampling.group, recipe.sampling.max_tokens)
+    passes = (1 + recipe.updates - kept) + (recipe.beta > 0)  # sampled, then run for each update
     return 2.0 * (
         prompts * (forwards + backward * recipe.updates) + completions * (passes + backward * recipe.updates)
     )

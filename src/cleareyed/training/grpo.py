@@ -62,8 +62,9 @@ def train_grpo(
 
     `vlm` holds the start weights, when resuming too: they are the reference of the KL penalty. In a step each image
     is encoded once and each prompt run once: rollouts and the first update continue the same run, unless
-    `micro_prompts` saves its memory. Rewards are called with one group at a time, on another thread, while other
-    groups are being drawn; so is the next step's batch prepared. Leaves `final/`, and `best/` if validated.
+    `micro_prompts` saves its memory; where `models.kept` has room for them, completions are run once too. Rewards are
+    called with one group at a time, on another thread, while other groups are being drawn; so is the next step's batch
+    prepared. Leaves `final/`, and `best/` if validated.
 
     `sampler` draws the rollouts elsewhere than in `vlm`, and owes it to the caller that its weights are those of
     `vlm`; `importance_cap` then corrects for what differs, and `mismatch/...` in the metrics shows it.
