@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 import torch
 from PIL import Image
@@ -45,6 +47,33 @@ def test_special_tokens_written_in_a_question_stay_text(attack):
     ids = encode(vlm, attack, []).ids
     assert not set(ids.tolist()) & {*vlm.eos_ids, *vlm.banned_ids, vlm.tokenizer.convert_tokens_to_ids("<|im_start|>")}
     assert vlm.tokenizer.decode(ids) == attack
+
+
+def test_roles_read_on_one_thread_make_no_special_token_of_another_s_question(monkeypatch):
+    vlm, found, chosen, read = tiny_qwen2_vl(), [], threading.Event(), threading.Event()
+    library = vlm.tokenizer._tokenizer
+
+    class Slow:
+        """The library's, in which the first thread waits between its choice and its reading."""
+
+        def __getattr__(self, name):
+            if name == "encode_batch" and threading.current_thread() is first:
+                chosen.set()
+                read.wait(0.3)
+            return getattr(library, name)
+
+        def __setattr__(self, name, value):
+            setattr(library, name, value)
+
+    expected = encode(vlm, "a <|image_pad|> b", []).ids
+    monkeypatch.setattr(vlm.tokenizer, "_tokenizer", Slow())
+    first = threading.Thread(target=lambda: found.append(encode(vlm, "a <|image_pad|> b", []).ids))
+    first.start()
+    assert chosen.wait(10)
+    encode(vlm, "Hello", [], chat=True)
+    read.set()
+    first.join()
+    assert torch.equal(found[0], expected)
 
 
 def test_a_picture_three_pixels_high_is_read_by_rows():

@@ -1,6 +1,8 @@
 """Prompts as tokens, positions and pixels."""
 
 from collections.abc import Sequence
+from threading import Lock
+from typing import Any
 
 import torch
 from PIL import Image
@@ -11,6 +13,8 @@ from cleareyed.models.vlm import VLM, EncodedPrompt
 CHAT_OPEN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 CHAT_CLOSE = "<|im_end|>\n<|im_start|>assistant\n"
 """The roles of Qwen2-VL's own chat template, around one user turn."""
+
+_TURN = Lock()
 
 Pictures = tuple[torch.Tensor | None, torch.Tensor | None]
 """`EncodedPrompt.pixels` and `EncodedPrompt.grid` of a prompt's images."""
@@ -30,9 +34,9 @@ def encode_behind(vlm: VLM, text: str, pictures: Pictures, chat: bool = False) -
     """`encode` with pictures that are made ready: prompts that share them share one run of the vision tower."""
     config = vlm.model.config
     pixels, grid = pictures
-    head = _roles(vlm, CHAT_OPEN) if chat else []
-    tail = _roles(vlm, CHAT_CLOSE) if chat else []
-    body: list[int] = vlm.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    head = token_ids(vlm.tokenizer, CHAT_OPEN, special=True) if chat else []
+    tail = token_ids(vlm.tokenizer, CHAT_CLOSE, special=True) if chat else []
+    body = token_ids(vlm.tokenizer, text)
 
     merge: int = config.vision_config.spatial_merge_size
     ids = list(head)
@@ -73,8 +77,14 @@ def image_pixels(vlm: VLM, images: Sequence[Image.Image]) -> Pictures:
     return features["pixel_values"], features["image_grid_thw"]
 
 
-def _roles(vlm: VLM, text: str) -> list[int]:
-    ids: list[int] = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
+def token_ids(tokenizer: Any, text: str, special: bool = False) -> list[int]:
+    """The tokens of a text; only if `special`, what is written like a special token becomes one.
+
+    The library keeps that choice in the tokenizer between calls, so that threads take turns: one that reads roles
+    must not turn what another reads of a question into an image token.
+    """
+    with _TURN:
+        ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=not special)["input_ids"]
     return ids
 
 

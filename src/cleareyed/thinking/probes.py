@@ -14,7 +14,7 @@ from PIL import Image
 
 from cleareyed.evaluation.local import Completed, reply_of
 from cleareyed.evaluation.rows import Judges, judges_of, make_row
-from cleareyed.models.encode import Pictures, encode_behind, image_pixels
+from cleareyed.models.encode import Pictures, encode_behind, image_pixels, token_ids
 from cleareyed.models.forward import Features, Prefix, extend_prefix, image_features, run_prefix
 from cleareyed.models.sample import sample
 from cleareyed.models.vlm import VLM, Completion, EncodedPrompt, SamplingParams
@@ -245,7 +245,7 @@ def opening(vlm: VLM, completion: Completion, opens: str) -> Opening | None:
 
 def tokens_of(vlm: VLM) -> CountTokens:
     """Counts the tokens of a text as the model has them."""
-    return lambda text: len(vlm.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    return lambda text: len(token_ids(vlm.tokenizer, text))
 
 
 def partners(samples: Sequence[Sample], usable: Sequence[bool]) -> list[int | None]:
@@ -276,7 +276,7 @@ def _text(vlm: VLM, ids: Ids) -> str:
 
 
 def _ids(vlm: VLM, text: str) -> Ids:
-    return tuple(vlm.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return tuple(token_ids(vlm.tokenizer, text, special=True))
 
 
 def _row(

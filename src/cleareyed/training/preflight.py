@@ -20,7 +20,7 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from cleareyed.errors import InputError
-from cleareyed.models.encode import CHAT_CLOSE, CHAT_OPEN
+from cleareyed.models.encode import CHAT_CLOSE, CHAT_OPEN, token_ids
 from cleareyed.models.ghost import Outline
 from cleareyed.recipe import FormSpec, GrpoRecipe, LoraSpec, SftRecipe
 from cleareyed.tasks.images import FORMATS, FileImage, Stored
@@ -165,8 +165,7 @@ def _counter(of: Outline) -> Callable[..., int]:
         roles = (CHAT_OPEN, CHAT_CLOSE) if chat else ()
         if tokenizer is None:
             return sum(math.ceil(len(part) / LETTERS_PER_TOKEN) for part in (text, *roles))
-        body = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return len(body) + sum(len(tokenizer(role, add_special_tokens=False)["input_ids"]) for role in roles)
+        return len(token_ids(tokenizer, text)) + sum(len(token_ids(tokenizer, role, special=True)) for role in roles)
 
     return count
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from cleareyed.errors import InputError
 from cleareyed.models.check import compare
-from cleareyed.models.encode import encode
+from cleareyed.models.encode import encode, token_ids
 from cleareyed.models.forward import next_logprobs, plain_logprobs, run_prefix
 from cleareyed.models.vlm import VLM, EncodedPrompt
 from cleareyed.recipe import FormSpec, SftRecipe
@@ -147,8 +147,7 @@ def make_example(vlm: VLM, prompt: EncodedPrompt, answer: str, train_on_prompt: 
     The first token, which nothing comes before, and vision tokens are never learnt.
     """
     end = vlm.tokenizer.eos_token_id
-    answer_ids = vlm.tokenizer(answer, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    target = torch.tensor([*answer_ids, end if end in vlm.eos_ids else vlm.eos_ids[0]])  # (T,)
+    target = torch.tensor([*token_ids(vlm.tokenizer, answer), end if end in vlm.eos_ids else vlm.eos_ids[0]])  # (T,)
     places = prompt.next_position + torch.arange(len(target))  # (T,)
     learnt = torch.zeros(len(prompt.ids), dtype=torch.bool)  # (P,)
     if train_on_prompt:
