@@ -118,6 +118,19 @@ def test_seeds_that_differ_widen_the_interval():
         stats.seeds_and_items([good], [""] * 99)
 
 
+def test_what_never_varied_over_seeds_and_items_has_an_interval_with_a_width():
+    for value, within, expected in (
+        (0.0, (0.0, 1.0), (0.0, stats.wilson(0, 20).high)),
+        (1.0, (0.0, 1.0), (stats.wilson(20, 20).low, 1.0)),
+        (0.0, (-1.0, 1.0), (-stats.wilson(0, 20).high, stats.wilson(0, 20).high)),
+        (48.0, None, (48.0, 48.0)),
+    ):
+        found = stats.seeds_and_items([[value] * 20] * 3, [""] * 20, within=within)
+        assert found.value == value and (found.interval.low, found.interval.high) == pytest.approx(expected)
+    grouped = stats.seeds_and_items([[0.0] * 20] * 3, [str(index // 4) for index in range(20)]).interval
+    assert grouped.high == pytest.approx(stats.wilson(0, 5).high)
+
+
 def test_majority_class():
     assert stats.majority_class(["no", "yes", "yes", "no", "yes"]) == ("yes", 0.6)
     assert stats.majority_class(["b", "a"]) == ("b", 0.5)

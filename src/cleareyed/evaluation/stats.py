@@ -198,8 +198,7 @@ def paired(
     if np.ptp(differences):
         interval = cluster_bootstrap(differences, groups, draws, seed)
     else:
-        reach = wilson(0, len(np.unique(group_numbers(groups)))).high
-        interval = Interval(max(-1.0, differences[0] - reach), min(1.0, differences[0] + reach))
+        interval = _reach(float(differences[0]), len(np.unique(group_numbers(groups))), (-1.0, 1.0))
     return Paired(
         n=len(one),
         first=float(one.mean()),
@@ -212,24 +211,36 @@ def paired(
     )
 
 
+def _reach(value: float, count: int, within: tuple[float, float], confidence: float = 0.95) -> Interval:
+    """Around what all items of `count` groups have, as far as the share of others may go by Wilson's interval."""
+    reach = wilson(0, count, confidence).high
+    return Interval(max(within[0], value - reach), min(within[1], value + reach))
+
+
 def seeds_and_items(
     values: Sequence[Sequence[float]] | Floats,
     groups: Groups,
     draws: int = 4000,
     seed: int = 0,
     confidence: float = 0.95,
+    within: tuple[float, float] | None = (0.0, 1.0),
 ) -> Estimate:
     """Mean of `values` (S, N), one row per training seed on the same N items, with both sources of chance.
 
     Each draw takes S seeds with replacement, then groups of items with replacement, the same items for every seed
     drawn: the crossed ("pigeonhole") bootstrap of Owen (2007), Annals of Applied Statistics 1:386. For a
     difference of two methods, hand in the differences. Few seeds (three, say) understate the spread over seeds.
+
+    Where all values are equal, every draw is the same; there the interval reaches as far as `paired`'s does, inside
+    `within`, what values can be: (-1, 1) for differences; None where there are no bounds, and then it has no width.
     """
     table = np.asarray(values, dtype=np.float64)  # (S, N)
     if table.ndim != 2 or table.shape[1] != len(groups) or table.size == 0:
         raise ValueError(f"values must be (seeds, {len(groups)} items), not {table.shape}")
     numbers = group_numbers(groups)  # (N,)
     count = int(numbers.max()) + 1
+    if within is not None and not np.ptp(table):
+        return Estimate(float(table.mean()), _reach(float(table[0, 0]), count, within, confidence))
     sums = np.stack([np.bincount(numbers, weights=row, minlength=count) for row in table], axis=1)  # (groups, S)
     sizes = np.bincount(numbers, minlength=count).astype(np.float64)  # (groups,)
     rng = np.random.default_rng(seed)

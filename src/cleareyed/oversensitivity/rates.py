@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cleareyed.evaluation.stats import Interval, seeds_and_items, share_interval
+from cleareyed.evaluation.stats import Interval, seeds_and_items
 from cleareyed.oversensitivity.conditions import Item, Rate, rate
 from cleareyed.oversensitivity.outcome_rows import OutcomeRow
 from cleareyed.oversensitivity.outcomes import OUTCOMES, UNREAD, Outcome
@@ -98,10 +98,7 @@ def repeated(runs: Sequence[Sequence[OutcomeRow]]) -> Repeated | None:
         return None
     declined = np.array([[float(table[row.id].declined) for row in shared] for table in tables])  # (runs, items)
     shares = declined.mean(axis=1)
-    groups = [row.group for row in shared]
-    found = seeds_and_items(declined, groups)
-    # Where every item was declined every time, or none ever, drawing runs and items again shows no variation.
-    interval = found.interval if np.ptp(declined) else share_interval(declined[0] > 0, groups)
+    found = seeds_and_items(declined, [row.group for row in shared])
     flipped = int(((declined.max(axis=0) - declined.min(axis=0)) > 0).sum())
     return Repeated(
         runs=len(runs),
@@ -109,7 +106,7 @@ def repeated(runs: Sequence[Sequence[OutcomeRow]]) -> Repeated | None:
         items=len(shared),
         mean=found.value,
         deviation=float(shares.std(ddof=1)),
-        interval=interval,
+        interval=found.interval,
         flipped=flipped,
     )
 

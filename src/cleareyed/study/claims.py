@@ -240,7 +240,7 @@ def length_shape(points: Sequence[tuple[int, float | None]]) -> LengthShape | No
 def accuracy_of(runs: Sequence[RunSummary], prompt: str | None = None, what: str = "strict") -> Estimate | None:
     """Of an arm on the first task, over seeds and items; `what` is a rule, `tokens` or `formed`."""
     table = table_of(runs, prompt, what)
-    return None if table is None else seeds_and_items(table[0], table[1], draws=2000)
+    return None if table is None else seeds_and_items(table[0], table[1], draws=2000, within=bounds_of(what))
 
 
 def difference(arms: Arms, first: str, second: str, what: str) -> Estimate | None:
@@ -250,12 +250,17 @@ def difference(arms: Arms, first: str, second: str, what: str) -> Estimate | Non
         return None
     seeds_one, seeds_two = [run.seed for run in arms[first]], [run.seed for run in arms[second]]
     if len(seeds_one) == 1 or len(seeds_two) == 1:
-        return seeds_and_items(two[0] - one[0], two[1], draws=2000)  # (S, N) less (1, N)
+        return seeds_and_items(two[0] - one[0], two[1], draws=2000, within=bounds_of(what, -1.0))  # (S, N) less (1, N)
     shared = [seed for seed in seeds_two if seed in seeds_one]
     if not shared:
         return None
     rows = [two[0][seeds_two.index(seed)] - one[0][seeds_one.index(seed)] for seed in shared]
-    return seeds_and_items(np.stack(rows), two[1], draws=2000)
+    return seeds_and_items(np.stack(rows), two[1], draws=2000, within=bounds_of(what, -1.0))
+
+
+def bounds_of(what: str, least: float = 0.0) -> tuple[float, float] | None:
+    """What a share can be, or with -1 as the `least` a difference of two; None for tokens, which have no bounds."""
+    return None if what == "tokens" else (least, 1.0)
 
 
 def table_of(

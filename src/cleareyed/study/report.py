@@ -13,7 +13,7 @@ from cleareyed.report.pages import environment
 from cleareyed.report.plots import FURTHER, Line, curves, moving_mean, svg
 from cleareyed.report.summary import write_whole
 from cleareyed.study import claims
-from cleareyed.study.claims import Arms, judge, table_of
+from cleareyed.study.claims import Arms, bounds_of, judge, table_of
 from cleareyed.study.plan import RULES, Study
 from cleareyed.study.summary import RunSummary
 
@@ -189,7 +189,7 @@ def _estimate(
     runs: Sequence[RunSummary], prompt: str | None, what: str, skill: str | None, task: str
 ) -> Estimate | None:
     found = table_of(runs, prompt, what, skill, task)
-    return None if found is None else seeds_and_items(found[0], found[1], draws=1000)
+    return None if found is None else seeds_and_items(found[0], found[1], draws=1000, within=bounds_of(what))
 
 
 def _comparisons(arms: Arms) -> list[tuple[str, Estimate]]:
