@@ -142,7 +142,7 @@ def run_stages(
     (kept.path / PICTURE).write_bytes(stages_picture(table))
     title = f"{recipe.model.path} on {task.name}"
     console.print(attribution_table(table, f"{title}: where refusals come from, % (95 %)"))
-    console.print(probes_table(table, f"{title}: probes, %; grader {recipe.grader.path}"))
+    console.print(probes_table(table, f"{title}: probes, % of answers; grader {recipe.grader.path}"))
     for sentence in (*sentences(found, notes), *([published_sentence()] if spec.task.name in TASKS else [])):
         console.print(Text(visible(sentence)), soft_wrap=True)
     console.print(Text(f"labels: {kept.path / LABELS}\npicture: {kept.path / PICTURE}"), soft_wrap=True)

@@ -220,7 +220,8 @@ def test_each_refusal_is_attributed_and_an_interrupted_study_goes_on(
     assert [one["count"] for one in shares["ER"].values()] == [2, 2, 0]
     probe = found["by_stimulus"]["all"]["perception"]
     assert [one["count"] for one in probe["shares"].values()] == [2, 2, 1]  # right, wrong, refusal
-    assert (probe["n"], probe["unread"]) == (5, 1)
+    assert (probe["n"], probe["ungraded"], probe["unread"]) == (6, 1, 0)
+    assert probe["shares"]["refusal"]["share"] == 1 / 6  # of all answers: one without a grade is no refusal
     assert found["by_stimulus"]["all"]["intent"]["shares"]["right"]["count"] == 6
     assert found["questions"] == {"model": 6}
     labels = {(one["id"], one["step"]): one for one in lines(tmp_path / "st/labels.jsonl")}

@@ -118,11 +118,13 @@ class Split:
     """Items by what they count as."""
 
     n: int
-    """That could be read."""
+    """What the shares are of: stages that could be told; or answers to a probe, those without a grade included."""
     shares: Mapping[str, Share]
-    """Empty if none could."""
+    """Empty if there are none."""
     unread: int
-    """Undecided, failed or not asked: in no share."""
+    """In no share: of stages undecided; of probes failed or not asked."""
+    ungraded: int = 0
+    """Of `n`: answers to a probe that are no refusal, and whose grade is undecided."""
 
 
 @dataclass(frozen=True)
@@ -212,18 +214,19 @@ def _part(cases: Sequence[Case]) -> Part:
     groups = [case.group for case in cases]
 
     def probe(step: Step) -> Split:
-        return _split([case.labels.get(step, UNDECIDED) for case in cases], groups, GRADES)
+        return _split([case.labels.get(step, "failed") for case in cases], groups, GRADES, UNDECIDED)
 
     found = [case.stage for case in cases]
     stages = _split(found, groups, (*STAGES, OPEN) if OPEN in found else STAGES)
     return Part(len(cases), probe("perception"), probe("intent"), stages)
 
 
-def _split(labels: Sequence[str], groups: Sequence[str], names: Sequence[str]) -> Split:
-    read = [(label, group) for label, group in zip(labels, groups, strict=True) if label in names]
+def _split(labels: Sequence[str], groups: Sequence[str], names: Sequence[str], ungraded: str = "") -> Split:
+    """Shares of `names` among these and those labelled `ungraded`, which are no refusal whatever their grade is."""
+    read = [(label, group) for label, group in zip(labels, groups, strict=True) if label in (*names, ungraded)]
     counts, own = Counter(label for label, _ in read), [group for _, group in read]
     shares = {
         name: Share(counts[name], counts[name] / len(read), share_interval([label == name for label, _ in read], own))
         for name in (names if read else ())
     }
-    return Split(len(read), shares, len(labels) - len(read))
+    return Split(len(read), shares, len(labels) - len(read), counts[ungraded])

@@ -27,12 +27,12 @@ def attribution_table(table: Mapping[str, Part], title: str) -> Table:
 
 
 def probes_table(table: Mapping[str, Part], title: str) -> Table:
-    """One row a stimulus and probe."""
-    shown = Grid(title, ("stimulus, probe", "read", *GRADES, "undecided"))
+    """One row a stimulus and probe: shares of all answers, those whose grade is undecided among them."""
+    shown = Grid(title, ("stimulus, probe", "answers", *GRADES, "undecided", "failed"))
     for name, part in table.items():
         for probe, found in (("perception", part.perception), ("intent", part.intent)):
             shares = (_share(found, grade) for grade in GRADES)
-            shown.add(f"{name}, {probe}", str(found.n), *shares, str(found.unread))
+            shown.add(f"{name}, {probe}", str(found.n), *shares, str(found.ungraded), str(found.unread))
     return shown.rich()
 
 
