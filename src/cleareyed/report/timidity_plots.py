@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import Bbox
@@ -30,16 +32,27 @@ SHADES: Mapping[Outcome, str] = {
     "failed": "#d0d7de",
     "undecided": "#24292f",
 }
+Floats = npt.NDArray[np.float64]
 PUBLISHED, MEASURED = "#6e7781", "#d55e00"
 NEAR, FAR = 5, 16
 """Points between a model's mark and its name: beside it, or where nearer places are taken, at the end of a line."""
+CLEAR = 3
+"""Pixels left free around the name of a curve."""
 OUTSIDE = 1e6
 """What leaving the axes counts, in pixels covered."""
+Places = Sequence[tuple[float, float]]
 PLACES = tuple(
     (across * away, up * away)
     for away in (NEAR, FAR, 2 * FAR)
     for across, up in ((1, 0.5), (1, -0.5), (-1, 0.5), (-1, -0.5), (0, 1), (0, -1))
 )
+
+BESIDE_CROSSES = tuple(
+    (across * away, up * (away + NEAR) / 2 + up * NEAR / 2)
+    for away in (NEAR, FAR, 2 * FAR)
+    for across, up in ((1, 1), (-1, 1), (1, -1), (-1, -1))
+)
+"""The same for marks with a line to each side, which no name stands on."""
 
 
 def outcome_bars(states: Mapping[str, Mapping[Outcome, int]]) -> Figure:
@@ -93,10 +106,9 @@ def detection_figure(points: Sequence[Point], stimulus: str = POOLED) -> Figure:
         figure = Figure(figsize=(10, 4.9), layout="constrained")
         left, right = figure.subplots(1, 2)
         alarms = np.linspace(0.002, 0.998, 200)
-        for sensitivity in (0, 0.5, 1, 1.5, 2):
-            curve = ndtr(sensitivity + ndtri(alarms))
+        curves = {f"d' {sensitivity:g}": ndtr(sensitivity + ndtri(alarms)) for sensitivity in (0, 0.5, 1, 1.5, 2)}
+        for curve in curves.values():
             left.plot(100 * alarms, 100 * curve, color=FAINT, linewidth=0.9, zorder=0)
-            left.annotate(f"d' {sensitivity:g}", (100 * alarms[40], 100 * curve[40]), fontsize=7, color="#6e7781")
         _draw_plane(left, points, stimulus)
         left.set_xlabel("declined of benign questions")
         left.set_ylabel("declined of contrast questions")
@@ -111,9 +123,12 @@ def detection_figure(points: Sequence[Point], stimulus: str = POOLED) -> Figure:
         right.set_xlabel("d': how well harmful and benign questions are told apart")
         right.set_ylabel("c: higher up is more timid")
         figure.draw_without_rendering()
-        _name_all(figure, left, _on_plane(points, stimulus))
+        taken = _name_all(figure, left, _on_plane(points, stimulus))
+        for text, curve in curves.items():
+            taken.append(_name_curve(left, text, 100 * alarms, 100 * curve, taken))
         found_here = [(one, one.cells[stimulus].detected) for one in points if stimulus in one.cells]
-        _name_all(figure, right, [(one, found.sensitivity, found.criterion) for one, found in found_here])
+        shown = [(one, found.sensitivity, found.criterion) for one, found in found_here]
+        _name_all(figure, right, shown, BESIDE_CROSSES)
     return figure
 
 
@@ -135,19 +150,24 @@ def _on_plane(points: Sequence[Point], panel: str) -> list[tuple[Point, float, f
     return [(point, 100 * cell.benign, 100 * cell.contrast) for point, cell in cells]
 
 
-def _name_all(figure: Figure, axes: Axes, shown: Sequence[tuple[Point, float, float]]) -> None:
-    """Each model's name at the first of `PLACES` where it covers no mark and no other name, or covers least."""
+def _name_all(
+    figure: Figure, axes: Axes, shown: Sequence[tuple[Point, float, float]], places: Places = PLACES
+) -> list[Bbox]:
+    """Each model's name at the first of `places` where it covers no mark and no other name, or covers least.
+
+    Returns what marks and names cover, in pixels.
+    """
     scale = figure.dpi / 72
     taken = [
         Bbox.from_extents(x - NEAR, y - NEAR, x + NEAR, y + NEAR)
         for x, y in (axes.transData.transform((x, y)) for _, x, y in shown)
     ]
     for point, x, y in sorted(shown, key=lambda one: one[0].source):  # measured ones choose first
-        name = _name(axes, point, x, y, PLACES[0])
+        name = _name(axes, point, x, y, places[0])
         size = Text.get_window_extent(name)  # without the line
         name.remove()
-        best, least = PLACES[0], float("inf")
-        for place in PLACES:
+        best, least = places[0], float("inf")
+        for place in places:
             box = _box(axes, x, y, place, size, scale)
             covered = sum(_shared(box, other) for other in taken) + OUTSIDE * (not _within(box, axes.bbox))
             if covered < least:
@@ -156,6 +176,26 @@ def _name_all(figure: Figure, axes: Axes, shown: Sequence[tuple[Point, float, fl
                 break
         _name(axes, point, x, y, best)
         taken.append(_box(axes, x, y, best, size, scale))
+    return taken
+
+
+def _name_curve(axes: Axes, text: str, xs: Floats, ys: Floats, taken: Sequence[Bbox]) -> Bbox:
+    """Write `text` on a curve (K,), (K,), as far right as it covers nothing, or where it covers least.
+
+    Returns what it covers, in pixels.
+    """
+    page = {"boxstyle": "square,pad=0.15", "facecolor": axes.get_facecolor(), "edgecolor": "none"}
+    label = axes.text(0, 0, text, fontsize=7, color="#6e7781", ha="center", va="center", zorder=0.5, bbox=page)
+    best, least = label.get_window_extent(), float("inf")
+    chosen = (xs[0], ys[0])
+    for x, y in zip(xs[::-1], ys[::-1], strict=True):
+        label.set_position((x, y))
+        box = label.get_window_extent().padded(CLEAR)
+        covered = sum(_shared(box, other) for other in taken) + OUTSIDE * (not _within(box, axes.bbox))
+        if covered < least:
+            best, least, chosen = box, covered, (x, y)
+    label.set_position(chosen)
+    return best
 
 
 def _box(axes: Axes, x: float, y: float, place: tuple[float, float], size: Bbox, scale: float) -> Bbox:
@@ -193,8 +233,9 @@ def _name(axes: Axes, point: Point, x: float, y: float, place: tuple[float, floa
         color=INK if measured else "#6e7781",
         parse_math=False,
         arrowprops={"arrowstyle": "-", "color": "#8c959f", "linewidth": 0.6}
-        if max(abs(across), abs(up)) > NEAR
+        if max(abs(across), abs(up)) >= FAR
         else None,
+        path_effects=[withStroke(linewidth=2, foreground="white")],  # to be read where a line passes
     )
 
 
