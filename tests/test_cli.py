@@ -309,7 +309,7 @@ def test_own_data_is_prepared_and_evaluated(command: Command, tmp_path: Path) ->
     (tmp_path / "mine.jsonl").write_text('{"image": "good.png", "question": "q", "answer": "a", "id": "one"}\n')
     prepared = command("data", "table", "--from", "mine.jsonl", "--to", "root")
     assert prepared.exit_code == 0, prepared.output
-    assert "1 samples of task table" in prepared.stdout
+    assert "1 sample of task table" in prepared.stdout
     (tmp_path / "said.jsonl").write_text('{"sample_id": "one", "text": "a"}\n')
     (file,) = (tmp_path / "root/table").glob("*.parquet")
     result = command("eval", file.relative_to(tmp_path), "--model", "replay:said.jsonl", "--rule", "strict")

@@ -24,6 +24,7 @@ from cleareyed.oversensitivity.build.reviews import Reviews
 from cleareyed.oversensitivity.build.verdicts import Thresholds, accepted_items, refuse_changed, report
 from cleareyed.report.words import visible
 from cleareyed.tasks.mossbench import mossbench_samples
+from cleareyed.tasks.names import counted
 
 SHOWN = 10
 """Names that are printed one by one."""
@@ -88,7 +89,7 @@ def filter_file(
 def picture(items: Path, to: Path, images: Path | None, sprites: Path | None) -> int:
     """Make the pictures; 1 if some are missing. InputError as `make_pictures` raises it."""
     made = make_pictures(read_items(items), to, images, load_sprites(sprites))
-    say(f"{to}: {made.given} pictures given, {made.drawn} drawn; all of them on {to / SHEET}")
+    say(f"{to}: {counted(made.given, 'picture')} given, {made.drawn} drawn; all of them on {to / SHEET}")
     if made.missing:
         say(f"missing: {len(made.missing)}, neither given in a folder nor planned:")
         for name in made.missing[:SHOWN]:
@@ -128,7 +129,7 @@ def _others(path: Path) -> list[Item]:
 
 def _say_reasons(reasons: Mapping[str, int], where: Path) -> None:
     for reason, count in Counter(reasons).most_common(SHOWN):
-        say(f"  {count} times: {visible(reason)}")
+        say(f"  {counted(count, 'time')}: {visible(reason)}")
     if len(reasons) > SHOWN:
         say(f"  and {len(reasons) - SHOWN} other reasons: see {where}")
 

@@ -29,6 +29,7 @@ from cleareyed.report.table import comparison_table
 from cleareyed.scoring.rewards import RewardFunction, load_rewards
 from cleareyed.scoring.rules import OUTCOME_RULES, rules_of
 from cleareyed.tasks.catalog import load_task
+from cleareyed.tasks.names import counted
 from cleareyed.tasks.prompts import PromptStyle, prompt_style
 from cleareyed.tasks.task import Task
 from cleareyed.thinking.gains import ARMS
@@ -141,7 +142,7 @@ def measure(
     task, total = what.task, len(what.task.samples)
     rows = [row for row in read_answers(run) if (row.label, row.task, row.step) == (label, task.name, step)]
     if len(rows) < total:
-        display.note(f"measuring {label} on {task.name}, {total} questions")
+        display.note(f"measuring {label} on {task.name}, {counted(total, 'question')}")
     while len(rows) < total:
         done, end = len(rows), min(len(rows) + what.batch * BATCHES_BETWEEN_WRITES, total)
         part = replace(task, samples=[task.samples[index] for index in range(done, end)])

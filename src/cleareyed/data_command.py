@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from cleareyed.tasks.names import counted
 from cleareyed.tasks.prepare import Prepared, Wanted, prepare
 
 SHOWN_BAD = 10
@@ -32,7 +33,7 @@ def summary(found: Prepared) -> list[str]:
     """What was written and found, a line each."""
     low, middle, high = found.sides
     size = found.picture_bytes / 1e6
-    lines = [f"{found.file}: {found.samples} samples of task {found.task}, split {found.split}"]
+    lines = [f"{found.file}: {counted(found.samples, 'sample')} of task {found.task}, split {found.split}"]
     lines += [f"  {skill}: {count}" for skill, count in found.skills.items() if skill]
     lines.append(
         f"pictures: {found.pictures}, distinct {found.distinct_pictures} ({size:.1f} MB, sides {low} to {high} px, "

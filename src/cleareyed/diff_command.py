@@ -20,6 +20,7 @@ from cleareyed.records.rows import AnswerRow
 from cleareyed.records.run import RunFolder, open_run
 from cleareyed.report.summary import write_whole
 from cleareyed.report.words import p_value, percent, points, points_range, visible
+from cleareyed.tasks.names import counted
 
 UNKNOWN = "nothing that is recorded"
 MODEL = ("revision", "dtype")
@@ -167,7 +168,7 @@ def difference_table(task: str, found: Comparison) -> Table:
 
 def sources_table(found: Explanation) -> Table:
     """Where the two runs differ, station by station."""
-    table = Table(title=f"Where they differ ({found.n} items)", title_justify="left")
+    table = Table(title=f"Where they differ ({counted(found.n, 'item')})", title_justify="left")
     for heading in ("station", "items", "what differs", "not recorded", "such as"):
         table.add_column(heading, justify="right" if heading == "items" else "left")
     for source in found.sources:
@@ -223,15 +224,19 @@ def sentences(found: Comparison, explained: Explanation) -> list[str]:
     for side, keys in (("first", found.only_first), ("second", found.only_second)):
         if keys:
             named = ", ".join(sample for _, sample in keys[:3]) + (", ..." if len(keys) > 3 else "")
-            said.append(f"Left out: {_items(len(keys))} only in the {side} run ({named}).")
+            said.append(f"Left out: {counted(len(keys), 'item')} only in the {side} run ({named}).")
     for side, states in (("first", found.unjudged_first), ("second", found.unjudged_second)):
         if states:
             named = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-            said.append(f"Left out: {_items(sum(states.values()))} without an answer in the {side} run ({named}).")
+            said.append(
+                f"Left out: {counted(sum(states.values()), 'item')} without an answer in the {side} run ({named})."
+            )
     if found.regrouped:
-        said.append(f"{_items(found.regrouped)} in another group in the second run; the first's groups are used.")
+        said.append(
+            f"{counted(found.regrouped, 'item')} in another group in the second run; the first's groups are used."
+        )
     if explained.other_gold:
-        said.append(f"The gold answer differs in {_items(explained.other_gold)}: the data changed.")
+        said.append(f"The gold answer differs in {counted(explained.other_gold, 'item')}: the data changed.")
     if any(share.causes == ("unknown",) for share in explained.shares):
         said.append(
             "Some texts differ though nothing that is recorded does: what is not recorded differs, answers were "
@@ -260,10 +265,6 @@ def _row(tested: Tested) -> list[str]:
         str(found.first_only),
         p_value(tested.p_holm),
     ]
-
-
-def _items(count: int) -> str:
-    return "1 item" if count == 1 else f"{count} items"
 
 
 def _value(value: Any) -> str:

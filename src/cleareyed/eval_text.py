@@ -16,6 +16,7 @@ from cleareyed.records.rows import AnswerMark, AnswerRow
 from cleareyed.report.summary import summary_of
 from cleareyed.report.words import percent, percent_range, visible
 from cleareyed.tasks.cvbench import cvbench_totals
+from cleareyed.tasks.names import counted
 from cleareyed.tasks.task import Task
 
 
@@ -97,8 +98,8 @@ def coverage_text(found: Collected) -> str:
         )
     if found.missing:
         text += (
-            f" The pictures of {len(found.missing)} samples are not there, so that only recorded answers to them "
-            f"count: {', '.join(found.missing)}."
+            f" The pictures of {counted(len(found.missing), 'sample')} are not there, so that only recorded answers "
+            f"to them count: {', '.join(found.missing)}."
         )
     return text
 

@@ -17,6 +17,7 @@ from cleareyed.evaluation.providers.images import media_type
 from cleareyed.evaluation.recorded import Recorded
 from cleareyed.records.run import RunFolder, open_run
 from cleareyed.records.stored import stored_answers
+from cleareyed.tasks.names import counted
 from cleareyed.tasks.task import Task
 
 
@@ -35,7 +36,9 @@ def export(folder: Path, out: Path, *, inline: bool, data_root: Path | None) -> 
         samples = _samples(run, recipe.measure[0], task, recorded, inline)
         count = write_log(out, _head(recipe, task), samples, lambda: _figures(run))
     left = len(task.samples) - count
-    said = f"{out}: {count} samples" + (f"; {left} of the task's were not asked and are not in it" if left else "")
+    said = f"{out}: {counted(count, 'sample')}" + (
+        f"; {left} of the task's were not asked and are not in it" if left else ""
+    )
     table_console().print(Text(said), soft_wrap=True)
 
 

@@ -27,6 +27,7 @@ from cleareyed.report.summary import write_whole
 from cleareyed.report.thinking import Page, page_of, plain_rows
 from cleareyed.scoring.rules import any_form
 from cleareyed.tasks.catalog import load_task
+from cleareyed.tasks.names import counted
 from cleareyed.tasks.prompts import prompt_style
 from cleareyed.tasks.task import Sample, Task
 from cleareyed.thinking.collect import Thinking, add_items, add_probes
@@ -217,7 +218,7 @@ def _probe(model: str, task: Task, asked: EvalSpec, max_tokens: int, batch: int,
     set_up(None)
     vlm = load_vlm(ModelSpec(path=spec.name))
     named = replace(task, name=f"{task.name} by {'/'.join(Path(spec.name).parts[-2:])}")
-    display.note(f"probing {spec.name} on {task.name}, {len(task.samples)} questions")
+    display.note(f"probing {spec.name} on {task.name}, {counted(len(task.samples), 'question')}")
     answers = probe(
         vlm,
         named,

@@ -19,6 +19,7 @@ from cleareyed.oversensitivity.build.page import write_page
 from cleareyed.oversensitivity.build.reviews import Reviews, now
 from cleareyed.oversensitivity.build.verdicts import STATUSES, Report, Thresholds, report
 from cleareyed.report.words import percent, visible
+from cleareyed.tasks.names import counted
 
 SHOWN = 10
 """Names and reasons that are printed one by one."""
@@ -48,7 +49,10 @@ def review(db: Path, name: str, show: bool) -> None:
     """Answer in the terminal; each answer is stored at once. InputError: no such reviewer."""
     with Reviews.open(db) as reviews, TemporaryDirectory(prefix="cleareyed-review-") as folder:
         waiting, place = reviews.waiting(name), 0
-        say(f"{len(waiting)} questions to answer. `{SKIP}` skips, `{BACK}` goes back, `{STOP}` stops; all is kept.")
+        say(
+            f"{counted(len(waiting), 'question')} to answer. `{SKIP}` skips, `{BACK}` goes back, `{STOP}` "
+            "stops; all is kept."
+        )
         while place < len(waiting):
             entry = waiting[place]
             path = Path(folder) / f"{entry.entry}{entry.suffix}"
@@ -86,7 +90,7 @@ def take(db: Path, files: Sequence[Path], *, add_reviewers: bool) -> int:
                 strangers = sorted({row.reviewer for row in rows if isinstance(row, Label)} - known)
                 if strangers:
                     reviews.add(strangers, deal=False)
-                    say(f"added {len(strangers)} reviewers: {_named(strangers)}")
+                    say(f"added {counted(len(strangers), 'reviewer')}: {_named(strangers)}")
             taken = reviews.take(rows, origin=str(file.name))
             say(
                 f"{file}: {taken.new} new answers, {taken.changed} changed, {taken.known} held before, "
@@ -94,7 +98,7 @@ def take(db: Path, files: Sequence[Path], *, add_reviewers: bool) -> int:
                 f"{sum(taken.unplaced.values())} without a place"
             )
             for reason, count in taken.unplaced.most_common(SHOWN):
-                say(f"  {count} times: {visible(reason)}")
+                say(f"  {counted(count, 'time')}: {visible(reason)}")
             code = 1 if taken.unplaced else code
         _say_missing(reviews)
     if code:
@@ -106,7 +110,7 @@ def page(db: Path, name: str, to: Path) -> None:
     """Write the review page. InputError: no such reviewer."""
     with Reviews.open(db) as reviews:
         count = write_page(reviews, name, to)
-    say(f"{to}: {count} questions for {name}; import what it saves with `cleareyed build verify import`")
+    say(f"{to}: {counted(count, 'question')} for {name}; import what it saves with `cleareyed build verify import`")
 
 
 def rule(db: Path, ruling: Ruling) -> None:
@@ -121,7 +125,7 @@ def labels(db: Path, to: Path) -> None:
     with Reviews.open(db) as reviews:
         history = reviews.history()
     export_labels(history, to)
-    say(f"{to}: {len(history)} answers")
+    say(f"{to}: {counted(len(history), 'answer')}")
 
 
 def show_report(db: Path, thresholds: Thresholds, to: Path | None) -> int:
@@ -205,7 +209,7 @@ def _number(value: float | None) -> str:
 
 def _say_dealt(dealt: dict[str, int]) -> None:
     for name, count in dealt.items():
-        say(f"  {name}: {count} questions, attention checks among them")
+        say(f"  {name}: {counted(count, 'question')}, attention checks among them")
 
 
 def _say_missing(reviews: Reviews) -> None:

@@ -114,7 +114,7 @@ def test_what_failed_in_a_log_stays_failed_and_epochs_are_counted(
     assert rows["s0"].completion == "left" and rows[f"s{COUNT - 2}"].state == "failed"
     assert f"{COUNT - 2} of {COUNT} samples judged" in result.stdout and "2 failed" in result.stdout
     assert "reset by peer" in result.stdout and "1 answers are of later epochs" in result.stdout
-    assert "1 answers are to samples that were not asked (other)" in result.stdout
+    assert "1 answer is to samples that were not asked (other)" in result.stdout
 
 
 def test_inspect_reads_what_we_write(command: Command, asked: Path, tmp_path: Path) -> None:

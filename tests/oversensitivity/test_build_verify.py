@@ -482,7 +482,7 @@ def test_answers_from_elsewhere_on_the_command_line(command: Command, pictures: 
     done = command("build", "verify", "import", "r.sqlite", "in.jsonl")
     assert done.exit_code == 1 and "10 without a place" in done.output and "unknown reviewer `zoe`" in done.output
     done = command("build", "verify", "import", "r.sqlite", "in.jsonl", "--add-reviewers")
-    assert done.exit_code == 0 and "added 1 reviewers: zoe" in done.output and "10 held before" in done.output
+    assert done.exit_code == 0 and "added 1 reviewer: zoe" in done.output and "10 held before" in done.output
     assert command("build", "verify", "add", "r.sqlite", "--reviewer", "ann", "--instead-of", "zoe").exit_code == 0
     assert command("build", "verify", "page", "r.sqlite", "ann", "--to", "ann.html").exit_code == 0
     assert command("build", "verify", "labels", "r.sqlite", "--to", "all.csv").exit_code == 0

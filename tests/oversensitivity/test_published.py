@@ -53,8 +53,8 @@ def test_what_is_wrong_with_entries_is_named_and_survived(tmp_path: Path) -> Non
     found = read_published(file)
     assert {pid: one.text for pid, one in found.by_pid.items()} == {"1": YES, "5": YES}
     assert list(found.notes) == [
-        "1 ids occur more than once (1); the last answer of each counts",
-        "3 entries hold no text as their answer (2, 3, 4) and are left out",
+        "1 id occurs more than once (1); the last answer counts",
+        "3 entries without text as answer left out (2, 3, 4)",
     ]
 
 
@@ -106,7 +106,7 @@ def test_published_answers_go_the_way_of_every_answer(
     text = " ".join(found.output.split())
     assert "5 of 6 samples judged (4 answered, 1 empty, 1 failed)" in text
     assert "holds no answer to this sample" in text
-    assert "1 answers are to samples that were not asked (999)" in text
+    assert "1 answer is to samples that were not asked (999)" in text
     rows = {row.sample_id: row for row in read_answers(RunFolder(tmp_path / "run"))}
     right = {pid: row.correct["complies"] for pid, row in rows.items()}
     assert right == {"1": True, "2": False, "101": False, "102": True, "201": False, "202": False}

@@ -152,7 +152,7 @@ def test_bad_rows_stop_it_or_are_listed(tmp_path: Path) -> None:
 def test_pictures_that_cannot_be_decoded_are_bad_rows(tmp_path: Path) -> None:
     write_vsr(tmp_path / "vsr")
     (tmp_path / "vsr" / "images" / "000000001.jpg").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"test\.jsonl, row 3: image cannot be decoded"):
+    with pytest.raises(InputError, match=r"test\.jsonl, row 3 \(.*0001\.jpg\): image cannot be decoded"):
         prepare("vsr", str(tmp_path / "vsr"), tmp_path / "new")
     assert list((tmp_path / "new").rglob("*.*")) == []
     found = prepare("vsr", str(tmp_path / "vsr"), tmp_path / "new", wanted=Wanted(leave_out_bad=True))
@@ -246,7 +246,7 @@ def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFi
     source = str(write_vsr(tmp_path / "vsr", BAD))
     data("vsr", source, tmp_path / "new", None, None, Wanted(leave_out_bad=True))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{tmp_path}/new/vsr/test.parquet: 1 samples of task vsr, split test"
+    assert lines[0] == f"{tmp_path}/new/vsr/test.parquet: 1 sample of task vsr, split test"
     assert lines[1].startswith(
         "pictures: 1, distinct 1 (0.0 MB, sides 8 to 12 px, median 10); samples with several: 0"
     )

@@ -20,6 +20,7 @@ from cleareyed.evaluation.request import Hashes, row_hashes
 from cleareyed.records.rows import AnswerRow
 from cleareyed.scoring.harness import protocol_rule
 from cleareyed.scoring.rules import Rule, well_formed
+from cleareyed.tasks.names import counted
 from cleareyed.tasks.task import Sample, Task
 
 Judges = Mapping[str, Rule]
@@ -202,6 +203,6 @@ def refuse_other_questions(rows: Sequence[AnswerRow], task: Task) -> None:
     changed = [sample.id for sample in samples if asked.get(sample.id, sample.question) != sample.question]
     if changed:
         raise InputError(
-            f"task {task.name}: {len(changed)} questions are not those that were answered ({changed[0]} first); "
-            "the data changed, so evaluate anew"
+            f"task {task.name}: {counted(len(changed), 'question is', 'questions are')} not as answered "
+            f"({changed[0]} first); the data changed, so evaluate anew"
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cleareyed.errors import InputError
+from cleareyed.tasks.names import counted
 from cleareyed.tasks.pairs import Pairs, read_pairs
 
 BLOCKED = "Blocked for Safety Reasons"
@@ -58,9 +59,11 @@ def read_published(path: Path) -> Answers:
     twice = [pid for pid, times in Counter(pid for pid, _ in responses).items() if times > 1]
     notes = []
     if twice:
-        notes.append(f"{len(twice)} ids occur more than once ({named(twice)}); the last answer of each counts")
+        notes.append(
+            f"{counted(len(twice), 'id occurs', 'ids occur')} more than once ({named(twice)}); the last answer counts"
+        )
     if bad:
-        notes.append(f"{len(bad)} entries hold no text as their answer ({named(bad)}) and are left out")
+        notes.append(f"{counted(len(bad), 'entry without', 'entries without')} text as answer left out ({named(bad)})")
     return Answers(found, notes)
 
 

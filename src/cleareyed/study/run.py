@@ -26,6 +26,7 @@ from cleareyed.study.plan import FREE, RULES, PlannedRun, Study
 from cleareyed.study.schema import MeasureSpec
 from cleareyed.study.summary import PROBE, RunSummary, read_summary, summarise_run
 from cleareyed.tasks.catalog import load_task
+from cleareyed.tasks.names import counted
 from cleareyed.tasks.prompts import prompt_style
 from cleareyed.thinking.gains import AS_IS
 from cleareyed.thinking.probes import probe
@@ -193,7 +194,7 @@ def _probe(
     task, style = measured_task(spec.task, data_root), prompt_style(planned.arm.prompts[0])
     if any(row.label == f"{PROBE}{AS_IS}" for row in read_answers(run)):
         return
-    display.note(f"probing {planned.name} on {len(task.samples)} questions")
+    display.note(f"probing {planned.name} on {counted(len(task.samples), 'question')}")
     found = probe(
         vlm,
         task,

@@ -31,3 +31,8 @@ def number_of(name: str) -> int:
     """63 bits that stand for a name: two of 100,000 names share them once in a thousand million times."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """A count with its noun: `1 item`, `2 items`; `several` where an s does not do."""
+    return f"{count} {one if count == 1 else several or f'{one}s'}"

@@ -9,6 +9,7 @@ from cleareyed.oversensitivity.build.draw import Sprites, contact_sheet, draw, s
 from cleareyed.oversensitivity.build.items import Item
 from cleareyed.tasks.images import FileImage
 from cleareyed.tasks.mossbench import Part
+from cleareyed.tasks.names import counted
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 CONTRAST = "-contrast"
@@ -78,7 +79,10 @@ def check_pictures(folder: Path, items: Iterable[Item]) -> None:
     missing = [name for item in items for name in needed(item) if _find(folder, name) is None]
     if missing:
         named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise InputError(f"{folder}: {len(missing)} pictures are missing ({named}); add them, or leave the items out")
+        raise InputError(
+            f"{folder}: {counted(len(missing), 'picture is', 'pictures are')} missing ({named}); "
+            "add them, or leave the items out"
+        )
 
 
 def _find(folder: Path, name: str) -> Path | None:
