@@ -13,14 +13,14 @@ from rich.text import Text
 
 from cleareyed.console import Display, table_console
 from cleareyed.errors import InputError
-from cleareyed.eval_command import JOURNAL, judge_journal, quiet, resumable, try_first
+from cleareyed.eval_command import JOURNAL, judge_journal, look_at_pictures, quiet, resumable, try_first
 from cleareyed.eval_plan import EvalRecipe, asked_task, asking_of, refuse_other
 from cleareyed.eval_text import asked_text, progress_text
 from cleareyed.evaluation.answers import Answerer
 from cleareyed.evaluation.ask import Limits, Summary, ask_all
 from cleareyed.evaluation.evaluate import AskedHashes, Asking, requests
 from cleareyed.evaluation.journal import Journal
-from cleareyed.evaluation.models import limits_of, open_answerer
+from cleareyed.evaluation.models import HOSTED, limits_of, open_answerer
 from cleareyed.evaluation.rows import Collected, judges_of
 from cleareyed.oversensitivity.conditions import Condition, Item, Measured, compare_conditions
 from cleareyed.oversensitivity.judges.open import open_judge
@@ -85,6 +85,9 @@ def run_conditions(
     answerer = open_answerer(model, spec.batch)
     for one, recipe in recipes:
         try_first(tasks[one.name], asking_of(recipe.measure[0]), answerer)
+    own = next((tasks[one.name] for one, _ in recipes if one.pictures == "own"), None)
+    if own is not None and model.kind in HOSTED:
+        look_at_pictures(own)
     with ExitStack() as stack:
         arms = [
             _begin(stack, one, recipe, tasks[one.name], folder / one.name, answerer, resume) for one, recipe in recipes

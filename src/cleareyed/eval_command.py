@@ -17,9 +17,9 @@ from cleareyed.eval_plan import EvalRecipe, asked_task, asking_of, eval_recipe, 
 from cleareyed.eval_text import asked_text, coverage_text, cvbench_text, majority_text, progress_text, rules_table
 from cleareyed.evaluation.answers import Answerer, AskError
 from cleareyed.evaluation.ask import Summary
-from cleareyed.evaluation.evaluate import AskedHashes, Asking, ask_task, requests
+from cleareyed.evaluation.evaluate import AskedHashes, Asking, ask_task, check_pictures, requests
 from cleareyed.evaluation.journal import Journal
-from cleareyed.evaluation.models import IN_MEMORY, AskedModel, limits_of, open_answerer
+from cleareyed.evaluation.models import HOSTED, IN_MEMORY, AskedModel, limits_of, open_answerer
 from cleareyed.evaluation.providers.replay import ReplayAnswerer
 from cleareyed.evaluation.recorded import Recorded
 from cleareyed.evaluation.rows import Collected, Judges, collect, collect_again, judges_of, refuse_other_questions
@@ -32,7 +32,7 @@ from cleareyed.report.pages import Measured, measured_of, run_report
 from cleareyed.report.summary import outcome_rule
 from cleareyed.report.words import percent, visible
 from cleareyed.scoring.rules import OUTCOME_RULES
-from cleareyed.tasks.names import number_of
+from cleareyed.tasks.names import counted, number_of
 from cleareyed.tasks.prompts import prompt_style
 from cleareyed.tasks.task import Task
 
@@ -117,7 +117,7 @@ def _begin(
             kept.append((run, before, stack.enter_context(Journal.open(run.path / JOURNAL))))
         else:
             kept.append(None)
-    tried, tasks = [], dict[str, Task]()
+    tried, tasks, looked = [], dict[str, Task](), set[str]()
     for recipe, _ in wave:
         (spec,), model = recipe.measure, recipe.model
         key = f"{spec.task.model_dump_json()} {spec.pictures}"
@@ -127,6 +127,9 @@ def _begin(
         quiet(model)
         answerer = open_answerer(model, spec.batch)
         try_first(task, how, answerer)
+        if model.kind in HOSTED and key not in looked:
+            look_at_pictures(task)
+            looked.add(key)
         known = model.model_copy(update={"weights": answerer.revision})
         tried.append((recipe.model_copy(update={"model": known}), task, how, answerer))
     asked = []
@@ -294,6 +297,12 @@ def try_first(task: Task, how: Asking, answerer: Answerer) -> None:
             raise InputError(f"{answerer.name}: {error}") from None
 
 
+def look_at_pictures(task: Task) -> None:
+    """What is wrong with the pictures is found before anything is asked. InputError as `check_pictures` raises it."""
+    with Display(f"{task.name}, before it is asked") as display:
+        check_pictures(task, partial(display.status, "looking at the pictures"))
+
+
 def _replay_notes(answerer: Answerer, measured: Measured) -> list[str]:
     """What was survived in a file of recorded answers, and how many of them answer no question of the task."""
     if not isinstance(answerer, ReplayAnswerer):
@@ -301,7 +310,11 @@ def _replay_notes(answerer: Answerer, measured: Measured) -> list[str]:
     rows = list(measured.values())
     unknown = (name for name in answerer.ids if not any(number_of(name) in verdicts for verdicts in rows))
     others = list(dict.fromkeys(unknown))
-    unasked = [f"{len(others)} answers are to samples that were not asked ({named(others)})"] if others else []
+    unasked = (
+        [f"{counted(len(others), 'answer is', 'answers are')} to samples that were not asked ({named(others)})"]
+        if others
+        else []
+    )
     return [*answerer.notes, *unasked]
 
 
@@ -337,7 +350,7 @@ def _print(
             console.print(Text(cvbench_text(stored_answers(run), rules[0], task)), soft_wrap=True)
     console.print(Text(coverage_text(found)), soft_wrap=True)
     for reason, count in sorted(found.reasons.items(), key=lambda item: -item[1])[:SHOWN_REASONS]:
-        console.print(Text(f"  {count} times: {visible(reason) or 'no reason given'}"), soft_wrap=True)
+        console.print(Text(f"  {counted(count, 'time')}: {visible(reason) or 'no reason given'}"), soft_wrap=True)
     if len(found.reasons) > SHOWN_REASONS:
         console.print(Text(f"  and {len(found.reasons) - SHOWN_REASONS} other reasons: see {JOURNAL}"), soft_wrap=True)
 

@@ -20,13 +20,14 @@ import torch
 from conftest import ROOT, Result
 from evaluation.stub import Config, serving
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from tiny import tiny_qwen2_vl
 
 from cleareyed.errors import InputError
 from cleareyed.eval_command import judge_journal
 from cleareyed.eval_plan import EvalRecipe, asked_task, asking_of, eval_recipe
 from cleareyed.eval_text import coverage_text
-from cleareyed.evaluation.evaluate import AskedHashes, Asking, requests
+from cleareyed.evaluation.evaluate import AskedHashes, Asking, check_pictures, requests
 from cleareyed.evaluation.journal import MARK, Journal, read_answers
 from cleareyed.evaluation.local import LocalAnswerer, weights_hash
 from cleareyed.evaluation.models import AskedModel
@@ -41,8 +42,9 @@ from cleareyed.records.parts import read_answers as read_rows
 from cleareyed.records.run import RunFolder
 from cleareyed.serve import endpoint_app, listen
 from cleareyed.tasks.catalog import load_task
+from cleareyed.tasks.images import FileImage
 from cleareyed.tasks.prompts import prompt_style, prompt_text
-from cleareyed.tasks.task import Task
+from cleareyed.tasks.task import Sample, Task
 
 Command = Callable[..., Result]
 LONGEST = 40
@@ -457,3 +459,44 @@ def test_the_kind_of_a_model_is_its_prefix() -> None:
 def environment() -> dict[str, str]:
     """This process's environment, with the checkout importable and one thread."""
     return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+
+
+def test_pictures_that_do_not_decode_are_named_before_anything_is_asked(command: Command, tmp_path: Path) -> None:
+    noise = Image.effect_noise((64, 64), 90)
+    for name in ("whole", "cut", "again", "deep"):
+        noise.save(tmp_path / f"{name}.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+    (tmp_path / "again.png").write_bytes((tmp_path / "cut.png").read_bytes())
+    Image.new("I;16", (8, 8), 40_000).save(tmp_path / "deep.png")  # theirs to read
+    lines = [
+        {"id": f"s{n}", "image": f"{name}.png", "question": "This is sample s0?", "answer": "a", "choices": ["a", "b"]}
+        for n, name in enumerate(("whole", "cut", "again", "deep"))
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with serving(Config()) as stub:
+        asked = ("eval", path, "--model", "openai:stub", "--base-url", stub.url, "--out", "r", "--rule", "strict")
+        result = command(*asked)
+        assert result.exit_code == 2 and not stub.seen and not (tmp_path / "r").exists()
+        assert "sample s1: " in result.output and "cut.png): image cannot be decoded, truncated" in result.output
+        assert "save it anew" in result.output and "(2 such pictures: sample s2: " in result.output
+        for name in ("cut", "again"):
+            noise.save(tmp_path / f"{name}.png")
+        assert command(*asked).exit_code == 0 and stub.seen
+
+
+def test_stored_pictures_are_decoded_once_and_bombs_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("1", (10_000, 5_001)).save(tmp_path / "bomb.png")
+    samples = [
+        Sample(id=str(n), question="?", answer="a", images=(FileImage(tmp_path / "a.png", "t"),)) for n in (1, 2)
+    ]
+    decoded, load = [], PngImageFile.load
+    monkeypatch.setattr(PngImageFile, "load", lambda self: decoded.append(self.size) or load(self))
+    seen: list[tuple[int, int]] = []
+    check_pictures(Task("t", samples), lambda done, total: seen.append((done, total)))
+    assert set(decoded) == {(8, 8)} and len(decoded) == 1 and seen == [(1, 2), (2, 2)]
+    bomb = replace(samples[0], images=(FileImage(tmp_path / "bomb.png", "t"),))
+    with pytest.raises(InputError, match=r"sample 1: t \(.*bomb.png\): image has 10000 x 5001 pixels, the limit is 5"):
+        check_pictures(Task("t", [bomb]), lambda done, total: None)
+    assert len(decoded) == 1

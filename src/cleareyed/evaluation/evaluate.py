@@ -15,7 +15,7 @@ from cleareyed.recipe import TaskSpec
 from cleareyed.records.rows import AnswerRow
 from cleareyed.scoring.rules import rules_of
 from cleareyed.tasks.catalog import load_task
-from cleareyed.tasks.images import picture_bytes
+from cleareyed.tasks.images import Looked, Stored, decoded_size, picture_bytes
 from cleareyed.tasks.prompts import PromptStyle, prompt_text
 from cleareyed.tasks.protocols import Protocol, protocol_question
 from cleareyed.tasks.task import Sample, Task
@@ -23,6 +23,8 @@ from cleareyed.tasks.task import Sample, Task
 if TYPE_CHECKING:
     from cleareyed.models.vlm import VLM
 
+SHOWN_PICTURES = 5
+"""Of those that cannot be asked about, so many are named."""
 HASH_BYTES = 32
 """Of the two hashes of one sample."""
 
@@ -76,6 +78,27 @@ def request_of(sample: Sample, how: Asking) -> Request:
     text, images = how.text(sample), tuple(picture_bytes(load) for load in sample.images)
     hashes = asked_hashes(text, how.style.chat, how.params.system, images)
     return Request(sample.id, text, how.style.opens, images, how.style.chat, how.params, hashes)
+
+
+def check_pictures(task: Task, progress: Callable[[int, int], None]) -> None:
+    """Decode every stored picture of a task once, before the bytes are sent to somebody who might not say that they
+    are broken. `progress` is called with (samples looked at, samples).
+
+    InputError: pictures that don't decode, or of more than `tasks.images.MAX_PIXELS` pixels, with file and sample.
+    """
+    looked, total, bad = Looked(decoded_size), len(task.samples), list[str]()
+    for index in range(total):
+        sample = task.samples[index]
+        for load in () if sample.missing else sample.images:
+            if isinstance(load, Stored):  # what is rendered here is whole
+                try:
+                    looked.look(load, load.data(), sample.id)
+                except InputError as error:
+                    bad.append(f"sample {sample.id}: {error}")
+        progress(index + 1, total)
+    if bad:
+        more = f" ({len(bad)} such pictures: {'; '.join(bad[1:SHOWN_PICTURES])})" if len(bad) > 1 else ""
+        raise InputError(f"{bad[0]}; nothing was asked{more}")
 
 
 def requests(task: Task, how: Asking, asked: AskedHashes | None = None, recorded: bool = False) -> Iterator[Request]:

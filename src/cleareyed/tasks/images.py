@@ -1,6 +1,9 @@
 """Pictures from outside: decoded when needed, within bounds; and their bytes as they are."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -61,16 +64,48 @@ def decode_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image
     is decoded. InputError: not a picture of a known format, truncated or broken, more than `max_pixels`
     pixels, or samples of more than 8 bits.
     """
+    with _decoded(data, where, max_pixels) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode == "F" or upright.mode.startswith("I"):
+            raise InputError(f"{where}: image has more than 8 bits per sample; save it as 8-bit RGB")
+        return _opaque(upright)
+
+
+def decoded_size(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height as stored, of a picture that decodes. InputError as `decode_image`, but for the samples' bits:
+    who is sent the bytes reads them as it likes."""
+    with _decoded(data, where, max_pixels) as image:
+        return image.size
+
+
+class Looked:
+    """Pictures that may come again, each decoded once. `size_of` decodes one: (data, where) to (width, height)."""
+
+    def __init__(self, size_of: Callable[[bytes, str], tuple[int, int]]) -> None:
+        self._size_of = size_of
+        self.sizes: dict[bytes, tuple[int, int, int]] = {}
+        """Digest of a picture to its width, height and bytes."""
+
+    def look(self, load: LoadImage, data: bytes, name: str) -> bytes:
+        """The digest of a picture of sample `name`, `data` being `picture_bytes(load)`. InputError as `size_of`."""
+        digest = sha256(data).digest()
+        if digest not in self.sizes:
+            path = f" ({load.path})" if isinstance(load, FileImage) else ""
+            width, height = self._size_of(data, getattr(load, "where", f"sample {name}") + path)
+            self.sizes[digest] = (width, height, len(data))
+        return digest
+
+
+@contextmanager
+def _decoded(data: bytes, where: str, max_pixels: int) -> Iterator[Image.Image]:
+    """The picture as stored, its pixels decoded; errors also of what is done with it become InputError."""
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise _too_large(where, f"{width} x {height} pixels", max_pixels)
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode == "F" or upright.mode.startswith("I"):
-                raise InputError(f"{where}: image has more than 8 bits per sample; save it as 8-bit RGB")
-            return _opaque(upright)
+            yield image
     except Image.DecompressionBombError as error:
         raise _too_large(where, "far too many pixels", max_pixels) from error
     except (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, OverflowError) as error:

@@ -13,7 +13,7 @@ from cleareyed.errors import InputError
 from cleareyed.tasks import mossbench
 from cleareyed.tasks.choices import LETTERS
 from cleareyed.tasks.hub import hub_folder
-from cleareyed.tasks.images import decode_image, picture_bytes
+from cleareyed.tasks.images import Looked, decode_image, picture_bytes
 from cleareyed.tasks.names import unknown
 from cleareyed.tasks.prepared import write_prepared
 from cleareyed.tasks.published import PUBLISHED, default_seed, split_of
@@ -244,8 +244,7 @@ class _Check:
     def __init__(self, samples: list[Sample], bad: list[str], progress: Progress | None) -> None:
         self.samples, self.bad, self.progress = samples, bad, progress
         self.kept: list[Sample] = []
-        self.sizes: dict[bytes, tuple[int, int, int]] = {}
-        """Digest of a picture to its width, height and bytes."""
+        self.looked = Looked(lambda data, where: decode_image(data, where).size)
         self.answers: dict[bytes, set[str]] = {}
         """Digest of pictures and question to the answers given."""
         self.duplicates = self.contradictions = 0
@@ -254,7 +253,8 @@ class _Check:
         for number, sample in enumerate(self.samples, start=1):
             try:
                 pictures = [picture_bytes(load) for load in sample.images]
-                digests = [self._look(data, sample) for data in pictures]
+                pairs = zip(sample.images, pictures, strict=True)
+                digests = [self.looked.look(load, data, sample.id) for load, data in pairs]
             except InputError as error:
                 self.bad.append(str(error))
             else:
@@ -263,14 +263,6 @@ class _Check:
                 yield sample, pictures
             if self.progress is not None:
                 self.progress(number, len(self.samples))
-
-    def _look(self, data: bytes, sample: Sample) -> bytes:
-        digest = sha256(data).digest()
-        if digest not in self.sizes:
-            where = getattr(sample.images[0], "where", f"sample {sample.id}")
-            width, height = decode_image(data, where).size
-            self.sizes[digest] = (width, height, len(data))
-        return digest
 
     def _compare(self, sample: Sample, digests: list[bytes]) -> None:
         answers = self.answers.setdefault(sha256(b"".join([*digests, sample.question.encode()])).digest(), set())
@@ -282,7 +274,7 @@ class _Check:
         self, name: str, split: str, file: Path, sources: list[str], wanted: Wanted, left_out: Counter[str]
     ) -> Prepared:
         kept = self.kept
-        sides = sorted(side for width, height, _ in self.sizes.values() for side in (width, height)) or [0]
+        sides = sorted(side for width, height, _ in self.looked.sizes.values() for side in (width, height)) or [0]
         skills = Counter(sample.skill for sample in kept)
         gold = Counter(LETTERS[sample.choices.index(sample.answer)] for sample in kept if sample.choices)
         return Prepared(
@@ -301,8 +293,8 @@ class _Check:
             missing={sample.id: sample.missing for sample in kept if sample.missing},
             multi_image=sum(len(sample.images) > 1 for sample in kept),
             pictures=sum(len(sample.images) for sample in kept),
-            distinct_pictures=len(self.sizes),
-            picture_bytes=sum(size for *_, size in self.sizes.values()),
+            distinct_pictures=len(self.looked.sizes),
+            picture_bytes=sum(size for *_, size in self.looked.sizes.values()),
             sides=(sides[0], int(statistics.median(sides)), sides[-1]),
             notes=_notes(name, split, skills, left_out),
         )
