@@ -178,7 +178,7 @@ def test_a_truncated_image_is_a_failure_and_no_wrong_answer(
     result = command(*asked)
     assert result.exit_code == 1, result.output
     assert "Coverage 50.0 %: 1 of 2 samples judged" in result.stdout
-    assert "1 times: sample cut, image 1: image cannot be decoded" in result.stdout
+    assert "1 time: sample cut, image 1: image cannot be decoded" in result.stdout
     assert command("score", "runs/a", "--min-coverage", 0.5).exit_code == 0
     (failed,) = [row for row in read_answers(RunFolder(tmp_path / "runs/a")) if row.state == "failed"]
     assert (failed.sample_id, failed.completion, failed.correct) == ("cut", "", {"strict": False})

@@ -6,7 +6,7 @@ from PIL import Image
 from tiny import picture, tiny_qwen2_5_vl, tiny_qwen2_vl
 
 from cleareyed.errors import InputError
-from cleareyed.models.encode import encode
+from cleareyed.models.encode import CHAT_OPEN, encode, token_ids
 
 
 @pytest.mark.parametrize("build", [tiny_qwen2_vl, tiny_qwen2_5_vl])
@@ -70,7 +70,7 @@ def test_roles_read_on_one_thread_make_no_special_token_of_another_s_question(mo
     first = threading.Thread(target=lambda: found.append(encode(vlm, "a <|image_pad|> b", []).ids))
     first.start()
     assert chosen.wait(10)
-    encode(vlm, "Hello", [], chat=True)
+    token_ids(vlm.tokenizer, CHAT_OPEN, special=True)
     read.set()
     first.join()
     assert torch.equal(found[0], expected)
