@@ -188,7 +188,7 @@ def stage_figures(part: Found) -> Found:
     counts = {
         name: {
             **{label: one["count"] for label, one in part[name]["shares"].items()},
-            "undecided": part[name]["unread"],
+            "undecided": part[name]["unread"] + part[name]["ungraded"],
         }
         for name in ("perception", "intent", "attribution")
     }
