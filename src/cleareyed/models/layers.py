@@ -25,6 +25,20 @@ def pairs(size: int) -> Tensor:
     return torch.arange(size).view(2, -1).T.flatten()
 
 
+def turning_order(heads: int, turning: int, size: int) -> Tensor:
+    """The places (heads * size,) of heads in a row, of which the first so many turn: these in the order of `pairs`."""
+    order = torch.arange(heads * size).view(heads, size)
+    order[:turning] = order[:turning, pairs(size)]
+    return order.flatten()
+
+
+def turning_angles(language: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (N, T, 1, d / 2) for positions (3, N, T), in the precision of x."""
+    cos, sin = language.rotary_emb(x, positions)  # (N, T, d) each, the second half as the first
+    half = cos.shape[-1] // 2
+    return cos[..., :half][:, :, None].contiguous(), sin[..., :half][:, :, None].contiguous()
+
+
 def turned(heads: Tensor, angles: Tensor) -> Tensor:
     """heads (..., d), in the order of `pairs`, times `angles` (..., d / 2), complex: of the same precision."""
     numbers = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
@@ -41,9 +55,7 @@ def run_layers(
     Keys (N, Hkv, T, d) are rotated, the entries of each in the order of `pairs`.
     """
     x = embeds.float()  # the residual stream
-    cos, sin = language.rotary_emb(x, positions)  # (N, T, d) each, the second half as the first
-    half = cos.shape[-1] // 2
-    cos, sin = (part[..., :half][:, :, None].contiguous() for part in (cos, sin))  # (N, T, 1, d / 2) each
+    cos, sin = turning_angles(language, x, positions)
     angles = None if fused.wanted(x.device) else torch.complex(cos, sin)
     run = partial(fused.layer, cos=cos, sin=sin) if angles is None else partial(_layer, angles=angles)
     keys, values = [], []
@@ -62,9 +74,8 @@ def _layer(layer: Any, x: Tensor, *, angles: Tensor, attention: Attention) -> tu
     own, mlp = layer.self_attn, layer.mlp
     size = own.head_dim
     queries, shared = own.config.num_attention_heads, own.config.num_key_value_heads
-    order = torch.arange((queries + 2 * shared) * size, device=x.device).view(-1, size)
-    order[: queries + shared] = order[: queries + shared, pairs(size).to(x.device)]
-    heads = _projected(x, layer.input_layernorm, (own.q_proj, own.k_proj, own.v_proj), order.flatten())
+    order = turning_order(queries + 2 * shared, queries + shared, size).to(x.device)
+    heads = _projected(x, layer.input_layernorm, (own.q_proj, own.k_proj, own.v_proj), order)
     turning, value = heads.unflatten(-1, (-1, size)).split([queries + shared, shared], dim=2)
     query, key = turned(turning, angles).split([queries, shared], dim=2)  # (N, T, Hq, d), (N, T, Hkv, d)
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
@@ -116,16 +127,26 @@ class _Normed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        scale = over_rms(x, eps)
         result: Tensor = x * scale
         ctx.save_for_backward(result, scale)
         return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        result, scale = ctx.saved_tensors
-        share = (grads[0] * result).sum(dim=-1, keepdim=True).div_(-result.shape[-1])
-        return torch.addcmul(grads[0], result, share).mul_(scale), None
+        return before_norm(grads[0], *ctx.saved_tensors), None
+
+
+def over_rms(x: Tensor, eps: float) -> Tensor:
+    """x (..., D) float32 -> 1 / sqrt(mean(x^2) + eps), (..., 1)."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def before_norm(gradient: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
+    """From the gradient of normed = x scale (..., D), where scale is `over_rms(x)`, that of x."""
+    share = (gradient * normed).sum(dim=-1, keepdim=True).div_(-normed.shape[-1])
+    return torch.addcmul(gradient, normed, share).mul_(scale)
 
 
 class _Gated(torch.autograd.Function):
@@ -140,9 +161,14 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         [both] = ctx.saved_tensors
-        gate, up = both.chunk(2, dim=-1)
-        result = torch.empty_like(both)
-        to_gate, to_up = result.chunk(2, dim=-1)
-        torch.mul(F.silu(gate), grads[0], out=to_up)
-        torch.ops.aten.silu_backward.grad_input(grads[0] * up, gate, grad_input=to_gate)
-        return result
+        return before_gate(grads[0], both, F.silu(both.chunk(2, dim=-1)[0]))
+
+
+def before_gate(gradient: Tensor, both: Tensor, lifted: Tensor) -> Tensor:
+    """From the gradient of lifted * up (..., I), that of both = gate and up (..., 2 I); lifted is silu(gate)."""
+    gate, up = both.chunk(2, dim=-1)
+    result = torch.empty_like(both)
+    to_gate, to_up = result.chunk(2, dim=-1)
+    torch.mul(lifted, gradient, out=to_up)
+    torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=to_gate)
+    return result

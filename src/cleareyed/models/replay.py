@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cleareyed.models.attention import Behind, gradients_behind
 from cleareyed.models.kept import Kept, KeptLayer
-from cleareyed.models.layers import pairs
+from cleareyed.models.layers import before_gate, before_norm, over_rms, turning_angles, turning_order
 
 PIECE = 512
 """Rows that go through the gates at a time."""
@@ -24,9 +24,7 @@ def replay(language: Any, embeds: Tensor, positions: Tensor, behind: Behind, kep
 
     embeds (M, D) and positions (M,) of the tokens, `rows` (M,) where they are kept.
     """
-    cos, sin = language.rotary_emb(embeds, positions.expand(3, 1, -1))
-    half = cos.shape[-1] // 2
-    angles = torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]  # (M, 1, d / 2)
+    angles = torch.complex(*turning_angles(language, embeds, positions.expand(3, 1, -1)))[0]  # (M, 1, d / 2)
     weights = [weight for layer in language.layers for weight in _weights(layer)]
     states: Tensor = _Layers.apply(
         embeds, *behind.keys, *behind.values, *weights, language, angles, behind, kept, rows
@@ -103,12 +101,8 @@ def _gates(layer: Any, g: Tensor, held: KeptLayer, rows: Tensor) -> tuple[Tensor
         lifted = F.silu(gate)
         if to_down is not None:
             to_down.addmm_(piece.t(), lifted * up)
-        gated = piece @ down  # (R, I)
-        to_both = torch.empty_like(both)
-        to_gate, to_up = to_both.chunk(2, dim=1)
-        torch.mul(gated, lifted, out=to_up)
-        torch.ops.aten.silu_backward.grad_input(gated.mul_(up), gate, grad_input=to_gate)
-        _before_norm(piece, to_both, fused, held.between.index_select(0, some), norm.variance_epsilon, to_fused)
+        to_both = before_gate(piece @ down, both, lifted)  # (R, 2 I)
+        _before_product(piece, to_both, fused, held.between.index_select(0, some), norm.variance_epsilon, to_fused)
     if to_fused is None:
         return g, (None,) * 4
     return g, (*_parted(to_fused, pair, norm.weight, (len(pair) // 2,) * 2), to_down)
@@ -145,15 +139,13 @@ def _attention(
     to_heads = to_heads.flatten(1)
 
     inner = (own.q_proj, own.k_proj, own.v_proj)
-    order = torch.arange(to_heads.shape[1]).view(-1, size)
-    order[:turning] = order[:turning, pairs(size)]
-    order = order.flatten()
+    order = turning_order(turning + shared, turning, size)
     whole = torch.cat([part.weight for part in inner])  # ((Hq + 2 Hkv) d, D)
     fused = (whole * norm.weight)[order]
     trained = own.o_proj.weight.requires_grad
     of_out = g.t() @ seen if trained else None
     to_fused = torch.zeros_like(fused) if trained else None
-    _before_norm(g, to_heads, fused, before, norm.variance_epsilon, to_fused)
+    _before_product(g, to_heads, fused, before, norm.variance_epsilon, to_fused)
     if to_fused is None:
         return g, of_keys, of_values, (None,) * 8
     sizes = [len(part.weight) for part in inner]
@@ -163,16 +155,14 @@ def _attention(
     return g, of_keys, of_values, (of_norm, *of_inner, *of_biases, of_out)
 
 
-def _before_norm(g: Tensor, to_out: Tensor, fused: Tensor, x: Tensor, eps: float, to_fused: Tensor | None) -> None:
+def _before_product(g: Tensor, to_out: Tensor, fused: Tensor, x: Tensor, eps: float, to_fused: Tensor | None) -> None:
     """Add to g (R, D) the gradient that reaches x (R, D) through its norm h and the product h fused^T (R, O), whose
     gradient is `to_out`; and that of `fused` (O, D) to `to_fused`."""
-    scale = torch.linalg.vector_norm(x, dim=1, keepdim=True).square_().div_(x.shape[1]).add_(eps).rsqrt_()
+    scale = over_rms(x, eps)
     h = x * scale
     if to_fused is not None:
         to_fused.addmm_(to_out.t(), h)
-    to_h = to_out @ fused
-    share = (to_h * h).sum(dim=1, keepdim=True).div_(-x.shape[1])
-    g.add_(torch.addcmul(to_h, h, share).mul_(scale))
+    g.add_(before_norm(to_out @ fused, h, scale))
 
 
 def _parted(to_fused: Tensor, whole: Tensor, scale: Tensor, sizes: Sequence[int]) -> list[Tensor]:

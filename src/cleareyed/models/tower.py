@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLVisionBlock
 
 from cleareyed.models import fused
 from cleareyed.models.attention import attend
-from cleareyed.models.layers import pairs, plain, turned
+from cleareyed.models.layers import plain, turned, turning_order
 from cleareyed.models.vlm import VLM
 
 QUICK = 1.702
@@ -84,9 +84,7 @@ def _block(block: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor], le
     own, mlp = block.attn, block.mlp
     half = own.head_dim // 2
     angles = torch.complex(*(part[:, :half].float() for part in position_embeddings))[:, None]  # (S, 1, d / 2)
-    order = torch.arange(len(own.qkv.weight), device=x.device).view(3, own.num_heads, -1)
-    order[:2] = order[:2, :, pairs(own.head_dim).to(x.device)]
-    order = order.flatten()
+    order = turning_order(3 * own.num_heads, 2 * own.num_heads, own.head_dim).to(x.device)
     heads = F.linear(block.norm1(x), own.qkv.weight[order], own.qkv.bias[order]).unflatten(1, (3, own.num_heads, -1))
     query, key = turned(heads[:, :2], angles[:, None]).unbind(1)  # (S, H, d) each
     pieces = zip(*(part.split(list(lengths)) for part in (query, key, heads[:, 2])), strict=True)
