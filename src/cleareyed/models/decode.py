@@ -21,7 +21,7 @@ from cleareyed.models.layers import pairs
 from cleareyed.models.vlm import VLM
 
 BLOCK = 16
-"""Room is made for at least this many completion tokens at a time, and for a quarter of those there are."""
+"""Room is made for this many completion tokens at first."""
 
 
 @dataclass(frozen=True)
@@ -286,8 +286,14 @@ class Decoder:
                 self.padding = self.padding[rows]
 
     def _make_room(self) -> None:
-        slots = min(max(BLOCK, self.length // 4), self.max_tokens - self.length)
-        self.own = torch.cat([self.own, self.own.new_zeros(*self.own.shape[:3], slots, self.own.shape[4])], dim=3)
+        own = self.own.new_empty(*self.own.shape[:3], grown(self.length, self.max_tokens), self.own.shape[4])
+        own[:, :, :, : self.length] = self.own
+        self.own = own
+
+
+def grown(room: int, most: int) -> int:
+    """Tokens that room is made for where there has been room for so many: twice as many, `most` in the end."""
+    return min(max(BLOCK, 2 * room), most)
 
 
 def _normed(x: Tensor, least: Tensor) -> Tensor:

@@ -219,8 +219,10 @@ def _decoding(vlm: VLM, prompts: int, group: int, longest: int, length: int, num
     if vlm.device.type == "cuda":  # all of the room at once, in the precision of the weights
         own = prompts * group * longest * (slot // 2 if vlm.autocast else slot)
     else:  # room is made by copying: the old is there until the new is
-        steps = decode.BLOCK * math.ceil(longest / decode.BLOCK)
-        own = prompts * group * slot * (2 * steps - decode.BLOCK)
+        before = room = 0
+        while room < longest:
+            before, room = room, decode.grown(room, longest)
+        own = prompts * group * slot * (before + room)
     choosing: int = prompts * group * text.vocab_size * CHOICE
     return weights + prompts * length * slot + own + choosing
 
