@@ -85,9 +85,10 @@ def _block(block: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor], le
     half = own.head_dim // 2
     angles = torch.complex(*(part[:, :half].float() for part in position_embeddings))[:, None]  # (S, 1, d / 2)
     order = turning_order(3 * own.num_heads, 2 * own.num_heads, own.head_dim).to(x.device)
-    heads = F.linear(block.norm1(x), own.qkv.weight[order], own.qkv.bias[order]).unflatten(1, (3, own.num_heads, -1))
-    query, key = turned(heads[:, :2], angles[:, None]).unbind(1)  # (S, H, d) each
-    pieces = zip(*(part.split(list(lengths)) for part in (query, key, heads[:, 2])), strict=True)
+    heads = F.linear(block.norm1(x), own.qkv.weight[order], own.qkv.bias[order]).unflatten(1, (3 * own.num_heads, -1))
+    turning, value = heads.split([2 * own.num_heads, own.num_heads], dim=1)
+    query, key = turned(turning, angles).chunk(2, dim=1)  # (S, H, d) each
+    pieces = zip(*(part.split(list(lengths)) for part in (query, key, value)), strict=True)
     seen = [attend(own, *(part[None].transpose(1, 2) for part in piece))[0] for piece in pieces]
     x = x + own.proj(torch.cat(seen).flatten(1))
     h = F.silu(F.linear(block.norm2(x), QUICK * mlp.fc1.weight, QUICK * mlp.fc1.bias))
