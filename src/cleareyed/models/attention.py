@@ -117,11 +117,10 @@ class _SharedPrefix(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, behind: Behind) -> Tensor:
-        wide, own = _by_prompt(q, behind, k.shape[1]), [_by_own(part, behind, q.shape[1]) for part in (q, k, v)]
-        first, first_height = _forward(wide, keys, values, attn_mask=behind.bias)
-        second, second_height = _forward(*own, is_causal=True)
-        first, first_height = _packed(first, first_height, behind, q.shape[1])
-        second, second_height = (_from_own(part, behind) for part in (second, second_height))
+        of_prompt = _forward(_by_prompt(q, behind), keys, values, attn_mask=behind.bias)
+        of_own = _forward(*(_by_own(part, behind) for part in (q, k, v)), is_causal=True)
+        first, first_height = (_taken(part, behind.at_prompt) for part in of_prompt)  # (M, H, d), (M, H)
+        second, second_height = (_taken(part, behind.at_own) for part in of_own)
         height = torch.logaddexp(first_height, second_height)  # (M, H)
         output: Tensor = first.mul_(first_height.sub_(height).exp_()[..., None])
         output.addcmul_(second, (second_height - height).exp_()[..., None])
@@ -153,74 +152,36 @@ def gradients_behind(
     q (M, H, d), k and v (M, K, d), prompts' keys and values (B, K, P, d); height (M, H) the log-sum-exps of the
     scores, which are q k times `scale`, 1/sqrt(d) if left out.
     """
-    heads, shared = q.shape[1], k.shape[1]
-    wide = [_by_prompt(part, behind, shared) for part in (gradient, q, output)]
-    tall = _by_prompt(height[..., None], behind, shared)[..., 0]
+    above, asked, seen, tall = (_by_prompt(part, behind) for part in (gradient, q, output, height))
     dq_wide, dkeys, dvalues = _backward(
-        wide[0],
-        wide[1],
-        keys,
-        values,
-        wide[2],
-        _rows_first(tall),
-        0.0,
-        False,
-        attn_mask=behind.bias,
-        scale=scale,
+        above, asked, keys, values, seen, tall, 0.0, False, attn_mask=behind.bias, scale=scale
     )
-    own = [_by_own(part, behind, heads) for part in (gradient, q, k, v, output)]
-    tall = _by_own(height[..., None], behind, heads)[..., 0]
-    dq_own, dk, dv = _backward(*own, _rows_first(tall), 0.0, True, scale=scale)
-    dq = _packed(dq_wide, None, behind, heads)[0].add_(_from_own(dq_own, behind))
-    dk, dv = (_from_own(part, behind).unflatten(1, (shared, heads // shared)).sum(2) for part in (dk, dv))
-    return dq, dk, dv, dkeys, dvalues
+    own = [_by_own(part, behind) for part in (gradient, q, k, v, output, height)]
+    dq, dk, dv = (_taken(part, behind.at_own) for part in _backward(*own, 0.0, True, scale=scale))
+    return dq.add_(_taken(dq_wide, behind.at_prompt)), dk, dv, dkeys, dvalues
+
+
+def _by_prompt(part: Tensor, behind: Behind) -> Tensor:
+    """(M, H, ...) to (B, H, Q, ...)."""
+    return _placed(part, behind.at_prompt, behind.prompt_shape)
+
+
+def _by_own(part: Tensor, behind: Behind) -> Tensor:
+    """(M, H, ...) to (N, H, T, ...)."""
+    return _placed(part, behind.at_own, behind.own_shape)
 
 
 def _placed(part: Tensor, places: Tensor | None, shape: tuple[int, int]) -> Tensor:
-    """(M, H, d) at its `places` in rows and columns (R, C): (R, C, H, d), zeros where padded. No places: in order."""
-    if places is None:
-        return part.view(*shape, *part.shape[1:])
-    empty = part.new_zeros(shape[0] * shape[1], *part.shape[1:])
-    return empty.index_copy_(0, places, part).view(*shape, *part.shape[1:])
+    """(M, H, ...) at its `places` in rows and columns (R, C): (R, H, C, ...), zeros where padded. No places: in order.
+
+    In memory heads stay innermost, as the kernel has them itself.
+    """
+    if places is not None:
+        part = part.new_zeros(shape[0] * shape[1], *part.shape[1:]).index_copy_(0, places, part)
+    return part.view(*shape, *part.shape[1:]).transpose(1, 2)
 
 
 def _taken(part: Tensor, places: Tensor | None) -> Tensor:
     """The way back from `_placed`."""
-    part = part.flatten(0, 1)
+    part = part.transpose(1, 2).flatten(0, 1)
     return part if places is None else part.index_select(0, places)
-
-
-def _by_own(part: Tensor, behind: Behind, heads: int) -> Tensor:
-    """(M, H or K, d) to (N, H, T, d), each key head repeated for the query heads that share it."""
-    laid: Tensor = _placed(part, behind.at_own, behind.own_shape).transpose(1, 2)  # (N, H or K, T, d)
-    return laid if laid.shape[1] == heads else laid.repeat_interleave(heads // laid.shape[1], dim=1)
-
-
-def _from_own(part: Tensor, behind: Behind) -> Tensor:
-    """(N, H, T, ...) to (M, H, ...)."""
-    return _taken(part.transpose(1, 2), behind.at_own)
-
-
-def _by_prompt(part: Tensor, behind: Behind, shared: int) -> Tensor:
-    """(M, H, d) to (B, K, H / K * Q, d): the heads that share keys follow one another, so that no key is repeated."""
-    laid = _placed(part, behind.at_prompt, behind.prompt_shape)  # (B, Q, H, d)
-    prompts, length, heads, size = laid.shape
-    split = laid.view(prompts, length, shared, heads // shared, size).permute(0, 2, 3, 1, 4)  # (B, K, H / K, Q, d)
-    return split.reshape(prompts, shared, -1, size)
-
-
-def _packed(part: Tensor, height: Tensor | None, behind: Behind, heads: int) -> tuple[Tensor, Tensor]:
-    """The way back from `_by_prompt`: (B, K, H / K * Q, d) and (B, K, H / K * Q) to (M, H, d) and (M, H)."""
-    shared, length = part.shape[1], behind.prompt_shape[1]
-
-    def back(laid: Tensor) -> Tensor:
-        rest = laid.shape[3:]
-        split = laid.view(len(laid), shared, heads // shared, length, *rest).movedim(3, 1)  # (B, Q, K, H / K, ...)
-        return _taken(split.reshape(len(laid), length, heads, *rest), behind.at_prompt)
-
-    return back(part), part if height is None else back(height)
-
-
-def _rows_first(height: Tensor) -> Tensor:
-    """(B, H, Q) in the memory order that the kernel's forward gives it."""
-    return height.transpose(1, 2).contiguous().transpose(1, 2)
