@@ -149,7 +149,7 @@ def test_given_features_may_be_of_other_prompts_than_those_without_images():
     vlm = tiny_qwen2_vl()
     prompts = batch(vlm)[0]
     found = run_prefix(vlm, prompts[3:], image_features(vlm, prompts))
-    assert torch.equal(found.states, run_prefix(vlm, prompts[3:]).states)
+    assert torch.equal(found.hidden, run_prefix(vlm, prompts[3:]).hidden)
 
 
 def test_checkpointing_runs_blocks_again_and_leaves_the_model_as_it_was(monkeypatch):
@@ -158,8 +158,8 @@ def test_checkpointing_runs_blocks_again_and_leaves_the_model_as_it_was(monkeypa
     prompts, rows, ids, mask, _ = batch(vlm)
     runs = []
     vlm.model.model.visual.blocks[0].norm2.register_forward_pre_hook(lambda *_: runs.append("vision"))
-    run_layer = layers._layer
-    monkeypatch.setattr(layers, "_layer", lambda *given, **more: runs.append("language") or run_layer(*given, **more))
+    behind = layers._behind_attention
+    monkeypatch.setattr(layers, "_behind_attention", lambda *given: runs.append("language") or behind(*given))
     logprobs, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
     assert runs == ["vision", *["language"] * 4]  # two layers, of prompts and of completions
     logprobs.sum().backward()
@@ -174,11 +174,11 @@ def test_each_image_and_each_prompt_is_run_once(monkeypatch):
     prompts = [*prompts, prompts[0]]  # the same pixels again
     patches, tokens = [], []
     vlm.model.model.visual.patch_embed.register_forward_hook(lambda _, args, __: patches.append(len(args[0])))
-    vlm.model.model.language_model.norm.register_forward_hook(lambda _, args, __: tokens.append(args[0].shape[:2]))
+    vlm.model.get_input_embeddings().register_forward_hook(lambda _, args, __: tokens.append(args[0].shape))
     prefix = run_prefix(vlm, prompts)
     continuation_logprobs(vlm, prefix, rows, ids, mask)
     assert patches == [sum(len(prompt.pixels) for prompt in prompts[:3])]
-    assert tokens == [(5, max(len(prompt.ids) for prompt in prompts)), (1, int(mask[:, 1:].sum()))]  # no padding
+    assert tokens == [(5, max(len(prompt.ids) for prompt in prompts)), (int(mask[:, 1:].sum()),)]  # no padding
     assert torch.allclose(prefix.hidden[0], prefix.hidden[4], atol=1e-6)
 
 
@@ -229,7 +229,7 @@ def test_chunks_bound_the_logits(monkeypatch):
 def test_prompt_tokens_can_be_learnt_too():
     vlm = tiny_qwen2_vl()
     prompts = batch(vlm)[0]
-    logprobs, mask = prompt_logprobs(vlm, run_prefix(vlm, prompts))
+    logprobs, mask = prompt_logprobs(vlm, prompts)
     for row, prompt in enumerate(prompts):
         length = len(prompt.ids)
         first = (

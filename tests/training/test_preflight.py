@@ -184,7 +184,7 @@ def test_the_ghost_holds_what_the_model_holds() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         prefix = run_prefix(vlm, prompts)
-    assert prefix.states.requires_grad
+    assert prefix.hidden.requires_grad
     ghost = ghost_vlm(outline_of(vlm), CPU)
     shapes = [
         replace(prompt, pixels=ghost_tensor(ghost, *prompt.pixels.shape))
@@ -195,7 +195,7 @@ def test_the_ghost_holds_what_the_model_holds() -> None:
     with ledger:
         ghostly = run_prefix(ghost, shapes)
         live = ledger.live
-    assert ghostly.states.shape == prefix.states.shape
+    assert ghostly.hidden.shape == prefix.hidden.shape
     assert live == pytest.approx(sum(kept.values()), rel=0.02)
 
 

@@ -39,16 +39,10 @@ class Prefix:
 
     keys: tuple[Tensor, ...]  # by layer (B, key-value heads, P, head size), rotated
     values: tuple[Tensor, ...]  # by layer (B, key-value heads, P, head size)
-    states: Tensor  # (B, P, D) last hidden states, after the final norm
+    hidden: Tensor  # (B, D) last hidden state at the last prompt token, which predicts the first completion token
     ids: Tensor  # (B, P) int64, prompts padded on the right
     mask: Tensor  # (B, P) bool: not padding
     next_positions: Tensor  # (B,) int64: the position of the first completion token
-
-    @property
-    def hidden(self) -> Tensor:
-        """The last hidden state at the last prompt token, which predicts the first completion token: (B, D)."""
-        rows = torch.arange(len(self.mask), device=self.mask.device)
-        return self.states[rows, self.mask.sum(1) - 1]
 
 
 def precision(vlm: VLM) -> torch.autocast:
@@ -65,6 +59,29 @@ def run_prefix(vlm: VLM, prompts: Sequence[EncodedPrompt], features: Features | 
     Raises:
         InputError: a prompt whose image tokens are not as many as its images' features.
     """
+    with precision(vlm):
+        embeds, positions, ids, mask = _embedded(vlm, prompts, features)
+        language = vlm.model.model.language_model
+        hidden, keys, values = run_layers(language, embeds, positions, attend, mask)
+    following = torch.tensor([prompt.next_position for prompt in prompts], device=vlm.device)
+    return Prefix(keys, values, hidden, ids, mask, following)
+
+
+def prompt_states(vlm: VLM, prompts: Sequence[EncodedPrompt]) -> tuple[Tensor, Tensor, Tensor]:
+    """The last hidden states (B, P, D) of all tokens, after the final norm; ids and mask (B, P) as in `Prefix`.
+
+    For what learns the prompts' own tokens; raises what `run_prefix` does.
+    """
+    with precision(vlm):
+        embeds, positions, ids, mask = _embedded(vlm, prompts, None)
+        return run_layers(vlm.model.model.language_model, embeds, positions, attend)[0], ids, mask
+
+
+def _embedded(
+    vlm: VLM, prompts: Sequence[EncodedPrompt], features: Features | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Embeddings (B, P, D), positions (3, B, P), ids and mask (B, P): padding is on the right, where causality alone
+    hides it from every real token."""
     device, length = vlm.device, max(len(prompt.ids) for prompt in prompts)
     ids = torch.zeros(len(prompts), length, dtype=torch.int64)
     positions = torch.zeros(3, len(prompts), length, dtype=torch.int64)
@@ -74,25 +91,15 @@ def run_prefix(vlm: VLM, prompts: Sequence[EncodedPrompt], features: Features | 
         ids[row, :size], positions[:, row, :size], mask[row, :size] = prompt.ids, prompt.positions, True
     ids, positions, mask = ids.to(device), positions.to(device), mask.to(device)
 
-    with precision(vlm):
-        embeds = vlm.model.get_input_embeddings()(ids)  # (B, P, D)
-        if features is None:
-            features = image_features(vlm, prompts)
-        _check_features(vlm, prompts, features)
-        seen = [features[id(prompt.pixels)] for prompt in prompts if prompt.pixels is not None]
-        if seen:
-            places = ((ids == vlm.image_token_id) & mask)[..., None]  # (B, P, 1)
-            embeds = embeds.masked_scatter(places, torch.cat(seen).to(embeds.dtype))
-        # Padding is on the right: causality alone hides it from every real token.
-        states, keys, values = run_layers(vlm.model.model.language_model, embeds, positions, attend)
-    return Prefix(
-        keys=keys,
-        values=values,
-        states=states,
-        ids=ids,
-        mask=mask,
-        next_positions=torch.tensor([prompt.next_position for prompt in prompts], device=device),
-    )
+    embeds = vlm.model.get_input_embeddings()(ids)  # (B, P, D)
+    if features is None:
+        features = image_features(vlm, prompts)
+    _check_features(vlm, prompts, features)
+    seen = [features[id(prompt.pixels)] for prompt in prompts if prompt.pixels is not None]
+    if seen:
+        places = ((ids == vlm.image_token_id) & mask)[..., None]  # (B, P, 1)
+        embeds = embeds.masked_scatter(places, torch.cat(seen).to(embeds.dtype))
+    return embeds, positions, ids, mask
 
 
 @torch.no_grad()
@@ -103,8 +110,8 @@ def extend_prefix(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, mask: Ten
     valid id; mask (N, T) bool: not padding. What is sampled from the result continues those tokens as if they had
     been drawn. Without a graph.
     """
-    own, new_keys, new_values = _run_behind(vlm, prefix, rows, ids)
-    states = torch.cat([prefix.states[rows], own], dim=1)  # (N, P + T, D)
+    states, new_keys, new_values = _run_behind(vlm, prefix, rows, ids)
+    states = torch.cat([prefix.hidden[rows, None], states], dim=1)  # (N, 1 + T, D)
     held = torch.cat([prefix.mask[rows], mask], dim=1)  # (N, P + T)
     # The padding between a prompt and its tokens goes to the end.
     order = (~held).byte().argsort(dim=1, stable=True)[:, : int(held.sum(1).max())]  # (N, L)
@@ -115,7 +122,7 @@ def extend_prefix(vlm: VLM, prefix: Prefix, rows: Tensor, ids: Tensor, mask: Ten
     return Prefix(
         keys=tuple(map(taken, prefix.keys, new_keys)),
         values=tuple(map(taken, prefix.values, new_values)),
-        states=states.take_along_dim(order[..., None], dim=1),
+        hidden=states[torch.arange(len(rows), device=rows.device), mask.sum(1)],
         ids=torch.cat([prefix.ids[rows], ids], dim=1).take_along_dim(order, dim=1),
         mask=held.take_along_dim(order, dim=1),
         next_positions=prefix.next_positions[rows] + mask.sum(1),
@@ -136,14 +143,14 @@ def cut(prefix: Prefix) -> Prefix:
         prefix,
         keys=tuple(map(leaf, prefix.keys)),
         values=tuple(map(leaf, prefix.values)),
-        states=leaf(prefix.states),
+        hidden=leaf(prefix.hidden),
     )
 
 
 def join(prefix: Prefix, leaves: Prefix) -> None:
     """The second stage of the backward pass: the gradients of `leaves`, from `cut`, through the graph of `prefix`."""
     pairs = zip(
-        (*prefix.keys, *prefix.values, prefix.states), (*leaves.keys, *leaves.values, leaves.states), strict=True
+        (*prefix.keys, *prefix.values, prefix.hidden), (*leaves.keys, *leaves.values, leaves.hidden), strict=True
     )
     reached = [(part, leaf.grad) for part, leaf in pairs if leaf.grad is not None]
     if reached:
@@ -254,16 +261,18 @@ def _run_behind(
         return run_layers(vlm.model.model.language_model, embeds, positions, attention)
 
 
-def prompt_logprobs(vlm: VLM, prefix: Prefix, chunk_floats: int = CHUNK_FLOATS) -> tuple[Tensor, Tensor]:
+def prompt_logprobs(
+    vlm: VLM, prompts: Sequence[EncodedPrompt], chunk_floats: int = CHUNK_FLOATS
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the prompts' own text tokens: logprobs (B, P) float32, mask (B, P) bool of what counts.
 
     The first token and the vision tokens do not count; their logprobs are 0.
     """
-    banned = torch.tensor(vlm.banned_ids, device=prefix.ids.device, dtype=torch.int64)
-    mask = prefix.mask & ~torch.isin(prefix.ids, banned)
+    states, ids, mask = prompt_states(vlm, prompts)
+    mask = mask & ~torch.isin(ids, _banned(vlm))
     mask[:, 0] = False
-    states = torch.cat([prefix.states[:, :1], prefix.states[:, :-1]], dim=1)  # (B, P, D): the state before each token
-    return _scatter(vlm, states, prefix.ids, mask, 1.0, chunk_floats)[0], mask
+    states = torch.cat([states[:, :1], states[:, :-1]], dim=1)  # (B, P, D): the state before each token
+    return _scatter(vlm, states, ids, mask, 1.0, chunk_floats)[0], mask
 
 
 def plain_logprobs(vlm: VLM, prompt: EncodedPrompt, ids: Tensor, temperature: float = 1.0) -> Tensor:
@@ -374,8 +383,12 @@ def _token_logprobs(
 
 
 def _log_softmax(vlm: VLM, logits: Tensor, temperature: float) -> Tensor:
-    logits = logits.float().index_fill(1, torch.tensor(vlm.banned_ids, device=logits.device), -torch.inf)
+    logits = logits.float().index_fill(1, _banned(vlm), -torch.inf)
     return torch.log_softmax(logits / temperature if temperature != 1.0 else logits, dim=1)
+
+
+def _banned(vlm: VLM) -> Tensor:
+    return torch.tensor(vlm.banned_ids, device=vlm.device, dtype=torch.int64)
 
 
 def checkpoint_blocks(model: Any, which: bool | str = True) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cleareyed.models import fused
+from cleareyed.models.attention import attend
 from cleareyed.models.fused import Attention
 
 
@@ -46,11 +47,12 @@ def turned(heads: Tensor, angles: Tensor) -> Tensor:
 
 
 def run_layers(
-    language: Any, embeds: Tensor, positions: Tensor, attention: Attention
+    language: Any, embeds: Tensor, positions: Tensor, attention: Attention, mask: Tensor | None = None
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """embeds (N, T, D), positions (3, N, T) -> states (N, T, D) after the last norm; by layer keys and values.
 
-    On a GPU under bf16 autocast the layers are those of `fused`.
+    With `mask` (N, T) bool, not the padding on the right, the states are those of each row's last token, (N, D), and
+    the last layer makes no others. On a GPU under bf16 autocast the layers are those of `fused`.
 
     Keys (N, Hkv, T, d) are rotated, the entries of each in the order of `pairs`.
     """
@@ -58,35 +60,71 @@ def run_layers(
     cos, sin = turning_angles(language, x, positions)
     angles = None if fused.wanted(x.device) else torch.complex(cos, sin)
     run = partial(fused.layer, cos=cos, sin=sin) if angles is None else partial(_layer, angles=angles)
+    run = last = partial(run, attention=attention)
+    if mask is not None and angles is not None:
+        last = partial(_last_layer, angles=angles, mask=mask)
     keys, values = [], []
     for layer in language.layers:
+        step = last if layer is language.layers[-1] else run
         if layer.gradient_checkpointing and torch.is_grad_enabled():
-            x, key, value = checkpoint(run, layer, x, attention=attention, use_reentrant=False)
+            x, key, value = checkpoint(step, layer, x, use_reentrant=False)
         else:
-            x, key, value = run(layer, x, attention=attention)
+            x, key, value = step(layer, x)
         keys.append(key)
         values.append(value)
+    if mask is not None:
+        x = x[:, 0] if last is not run else _at_end(x, mask)
     return language.norm(x), tuple(keys), tuple(values)
 
 
 def _layer(layer: Any, x: Tensor, *, angles: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
     """One layer: x (N, T, D) -> x, keys and values (N, Hkv, T, d)."""
-    own, mlp = layer.self_attn, layer.mlp
-    size = own.head_dim
+    own = layer.self_attn
     queries, shared = own.config.num_attention_heads, own.config.num_key_value_heads
-    order = turning_order(queries + 2 * shared, queries + shared, size).to(x.device)
-    heads = _projected(x, layer.input_layernorm, (own.q_proj, own.k_proj, own.v_proj), order)
-    turning, value = heads.unflatten(-1, (-1, size)).split([queries + shared, shared], dim=2)
-    query, key = turned(turning, angles).split([queries, shared], dim=2)  # (N, T, Hq, d), (N, T, Hkv, d)
-    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    x = _added(x, attention(own, query, key, value).flatten(2), own.o_proj)
+    turning, value = _heads(layer, x, (own.q_proj, own.k_proj, own.v_proj), queries + shared, shared, angles)
+    query, key = turning.split([queries, shared], dim=1)
+    return _behind_attention(layer, x, attention(own, query, key, value)), key, value
+
+
+def _last_layer(layer: Any, x: Tensor, *, angles: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of the last layer, whose keys and values are wanted of all tokens, and x (N, 1, D) of the last that
+    are in `mask` (N, T)."""
+    own = layer.self_attn
+    queries, shared = own.config.num_attention_heads, own.config.num_key_value_heads
+    key, value = _heads(layer, x, (own.k_proj, own.v_proj), shared, shared, angles)
+    x, angles = (_at_end(part, mask)[:, None] for part in (x, angles))
+    query, _ = _heads(layer, x, (own.q_proj,), queries, 0, angles)
+    return _behind_attention(layer, x, attend(own, query, key, value, mask[:, None, None])), key, value
+
+
+def _at_end(part: Tensor, mask: Tensor) -> Tensor:
+    """What part (N, T, ...) holds of the last tokens in mask (N, T): (N, ...)."""
+    last = torch.arange(len(mask), device=mask.device) * mask.shape[1] + mask.sum(1) - 1
+    return part.flatten(0, 1).index_select(0, last)
+
+
+def _heads(
+    layer: Any, x: Tensor, linears: Sequence[Any], turning: int, others: int, angles: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What linear layers make of x (N, T, D), normed: first the heads that turn, then the others, (N, H, T, d)."""
+    size = layer.self_attn.head_dim
+    order = turning_order(turning + others, turning, size).to(x.device)
+    heads = _projected(x, layer.input_layernorm, linears, order).unflatten(-1, (-1, size))  # (N, T, H, d)
+    turns, stays = heads.split([turning, others], dim=2)
+    return turned(turns, angles).transpose(1, 2), stays.transpose(1, 2)
+
+
+def _behind_attention(layer: Any, x: Tensor, seen: Tensor) -> Tensor:
+    """x (N, T, D) behind a layer, from that before it and what its attention gave, (N, T, Hq, d)."""
+    mlp = layer.mlp
+    x = _added(x, seen.flatten(2), layer.self_attn.o_proj)
     gate_up = _projected(x, layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj), None)  # (N, T, 2 I)
     if mlp.config.hidden_act == "silu":
         gated: Tensor = _Gated.apply(gate_up)  # type: ignore[no-untyped-call]
     else:
         gate, up = gate_up.chunk(2, dim=-1)
         gated = mlp.act_fn(gate) * up
-    return _added(x, gated, mlp.down_proj), key, value
+    return _added(x, gated, mlp.down_proj)
 
 
 def _projected(x: Tensor, norm: Any, linears: Sequence[Any], order: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from cleareyed.errors import InputError
 from cleareyed.models.check import compare
 from cleareyed.models.encode import encode, token_ids
-from cleareyed.models.forward import next_logprobs, plain_logprobs, run_prefix
+from cleareyed.models.forward import next_logprobs, plain_logprobs, prompt_states
 from cleareyed.models.vlm import VLM, EncodedPrompt
 from cleareyed.recipe import FormSpec, SftRecipe
 from cleareyed.records.run import RunFolder, append_check
@@ -179,9 +179,9 @@ def target_logprobs(vlm: VLM, examples: Sequence[Example]) -> tuple[torch.Tensor
 
     The head sees these places only, so no logits are made for the rest of the prompt.
     """
-    prefix = run_prefix(vlm, [example.whole for example in examples])
-    learnt = torch.zeros_like(prefix.mask)  # (B, L)
+    states, ids, mask = prompt_states(vlm, [example.whole for example in examples])
+    learnt = torch.zeros_like(mask)  # (B, L)
     for row, example in enumerate(examples):
         learnt[row, : len(example.learnt)] = example.learnt.to(learnt.device)
-    states = prefix.states[:, :-1][learnt[:, 1:]]  # (K, D): the states before the learnt tokens
-    return next_logprobs(vlm, states, temperature=1.0), prefix.ids[learnt]
+    states = states[:, :-1][learnt[:, 1:]]  # (K, D): the states before the learnt tokens
+    return next_logprobs(vlm, states, temperature=1.0), ids[learnt]
