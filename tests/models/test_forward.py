@@ -14,6 +14,7 @@ from cleareyed.models.forward import (
     join,
     plain_logprobs,
     prompt_logprobs,
+    prompt_states,
     run_prefix,
 )
 
@@ -216,7 +217,10 @@ def test_chunks_bound_the_logits(monkeypatch):
     vlm = tiny_qwen2_vl()
     prompts, rows, ids, mask, _ = batch(vlm)
     sizes = []
-    vlm.model.lm_head.register_forward_hook(lambda _, __, logits: sizes.append(logits.numel()))
+    choice = forward.chosen_logprobs
+    monkeypatch.setattr(
+        forward, "chosen_logprobs", lambda states, *rest: sizes.append(len(states) * 320) or choice(states, *rest)
+    )
     whole = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
     assert sizes == [int(mask.sum()) * 320]
     sizes.clear()
@@ -224,6 +228,42 @@ def test_chunks_bound_the_logits(monkeypatch):
     assert max(sizes) == 7 * 320 and len(sizes) == 5
     for one, other in zip(whole, pieces, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_the_choice_of_tokens_has_the_gradients_of_the_plain_formula():
+    torch.manual_seed(0)
+    states, weight = torch.randn(7, 8, requires_grad=True), torch.randn(20, 8, requires_grad=True)
+    ids, banned, weights = torch.arange(7), torch.tensor([9, 19]), torch.randn(7)
+    logits = (states @ weight.t()).index_fill(1, banned, -torch.inf) / 0.7
+    plain = torch.log_softmax(logits, dim=1)[torch.arange(7), ids]
+    found, entropy = layers.chosen_logprobs(states, weight, ids, banned, 0.7)
+    assert torch.allclose(found, plain, atol=1e-6) and not entropy.requires_grad
+    assert torch.allclose(entropy, torch.distributions.Categorical(logits=logits).entropy(), atol=1e-6)
+    wanted = torch.autograd.grad((plain * weights).sum(), (states, weight))
+    given = torch.autograd.grad((found * weights).sum(), (states, weight))
+    for one, other in zip(given, wanted, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    frozen, _ = layers.chosen_logprobs(states, weight.detach(), ids, banned, 0.7)
+    assert torch.equal(torch.autograd.grad((frozen * weights).sum(), states)[0], given[0])
+
+
+def test_a_head_with_a_bias_goes_the_ordinary_way():
+    vlm = tiny_qwen2_vl()
+    prompts, rows, ids, mask, _ = batch(vlm)
+    vlm.model.lm_head.bias = torch.nn.Parameter(torch.linspace(-2, 2, 320))
+    logprobs, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
+    plain = plain_logprobs(vlm, prompts[int(rows[0])], ids[0][mask[0]])
+    assert torch.allclose(logprobs[0][mask[0]], plain, atol=1e-5)
+
+
+def test_a_prefix_holds_the_last_of_all_states():
+    vlm = tiny_qwen2_vl()
+    prompts = batch(vlm)[0]
+    states, ids, mask = prompt_states(vlm, prompts)
+    found = run_prefix(vlm, prompts)
+    assert torch.equal(found.ids, ids) and torch.equal(found.mask, mask) and not mask.all()
+    for row, prompt in enumerate(prompts):
+        assert torch.allclose(found.hidden[row], states[row, len(prompt.ids) - 1], atol=1e-5)
 
 
 def test_prompt_tokens_can_be_learnt_too():

@@ -20,7 +20,7 @@ from cleareyed.models import fused
 from cleareyed.models.attention import attend, attend_behind, lay_out
 from cleareyed.models.flash import attend_packed, pack
 from cleareyed.models.kept import Replayed
-from cleareyed.models.layers import run_layers
+from cleareyed.models.layers import chosen_logprobs, plain, run_layers
 from cleareyed.models.replay import replay
 from cleareyed.models.tower import own_blocks
 from cleareyed.models.vlm import VLM, EncodedPrompt
@@ -358,13 +358,16 @@ def _token_logprobs(
     On a GPU under bf16 autocast those of a micro-batch are kept.
     """
     head: Any = vlm.model.lm_head
+    bare = plain(head) and head.bias is None
     with precision(vlm):
-        if fused.wanted(states.device) and type(head) is nn.Linear and head.bias is None:
+        if fused.wanted(states.device) and bare:
             banned = torch.zeros(len(head.weight), dtype=torch.bool, device=states.device)
             banned[list(vlm.banned_ids)] = True
             return fused.chosen_logprobs(states, head.weight, ids, banned, temperature)
 
     def some(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        if bare and not vlm.autocast:
+            return chosen_logprobs(states, head.weight, ids, _banned(vlm), temperature)
         logprobs = next_logprobs(vlm, states, temperature)  # (m, V)
         with torch.no_grad():
             entropy = -(logprobs.exp() * logprobs.masked_fill(logprobs.isneginf(), 0.0)).sum(1)

@@ -210,3 +210,40 @@ def before_gate(gradient: Tensor, both: Tensor, lifted: Tensor) -> Tensor:
     torch.mul(lifted, gradient, out=to_up)
     torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=to_gate)
     return result
+
+
+def chosen_logprobs(
+    states: Tensor, weight: Tensor, ids: Tensor, banned: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of tokens and entropies, both (M,) in nats, the latter without a graph.
+
+    states (M, D), weight (V, D), ids (M,), banned (K,) int64: tokens that are never drawn.
+    """
+    result: tuple[Tensor, Tensor] = _Chosen.apply(states, weight, ids, banned, temperature)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Chosen(torch.autograd.Function):
+    """The logits' memory takes the shares (M, V) of all tokens, which the backward turns into the logits' gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, ids: Tensor, banned: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        logits = F.linear(states, weight).index_fill_(1, banned, -torch.inf)  # (M, V)
+        logprobs = torch.log_softmax(logits.div_(temperature) if temperature != 1.0 else logits, dim=1)
+        shares = torch.exp(logprobs, out=logits)
+        chosen = logprobs.gather(1, ids[:, None])[:, 0]
+        entropy = logprobs.index_fill_(1, banned, 0.0).mul_(shares).sum(1).neg_()
+        ctx.save_for_backward(states, weight, shares, ids, banned)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy)
+        return chosen, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, shares, ids, banned = ctx.saved_tensors
+        gradient = (grads[0] / ctx.temperature)[:, None]  # (M, 1)
+        to_logits = shares.mul_(-gradient).scatter_add_(1, ids[:, None], gradient).index_fill_(1, banned, 0.0)
+        to_weight = to_logits.t() @ states if ctx.needs_input_grad[1] else None
+        return to_logits @ weight, to_weight, None, None, None
