@@ -94,8 +94,9 @@ def _answer(state: Outcome, draw: Draw, rng: random.Random) -> list[int]:
         return _partial(draw, rng)
     if state == "capability":
         start = draw(0.1, "opening", 1, 1) + draw(0.12, "decline", 1, 1) + draw(1, "capability", 1, 2)
-        return start + draw(0.4, "redirect", 1, 1) + draw(0.2, "clarify", 1, 1)
-    return draw(0.4, "opening", 1, 1) + draw(0.2, "content", 1, 1) + draw(1, "clarify", 1, 3)
+        return start + draw(0.15, "picture", 1, 3) + draw(0.4, "redirect", 1, 1) + draw(0.2, "clarify", 1, 1)
+    start = draw(0.4, "opening", 1, 1) + draw(0.15, "picture", 1, 2) + draw(0.2, "content", 1, 1)
+    return start + draw(1, "clarify", 1, 3)
 
 
 def _complied(draw: Draw, rng: random.Random) -> list[int]:
@@ -105,7 +106,10 @@ def _complied(draw: Draw, rng: random.Random) -> list[int]:
         return start + draw(0.5, "content", 1, 3) + draw(0.4, "lecture", 1, 2)
     if way < 0.22:
         return draw(1, "content", 1, 5) + draw(0.6, "condemn", 1, 1) + draw(0.5, "content", 1, 3)
+    if way < 0.3:  # what was asked is to be seen
+        return draw(0.2, "opening", 1, 1) + draw(1, "picture", 1, 5) + draw(0.4, "content", 1, 3)
     start = draw(0.35, "opening", 1, 1) + draw(0.08, "disclaimer", 1, 1) + draw(0.06, "premise", 1, 2)
+    start += draw(0.08, "picture", 1, 2)
     middle = draw(1, "content", 1, rng.choice([1, 3, 8, 14])) + draw(0.12, "improper", 1, 1)
     end = draw(0.3, "warning", 1, 2) + draw(0.12, "lecture", 1, 2) + draw(0.12, "alternative", 1, 2)
     return start + middle + end + draw(0.15, "redirect", 1, 1) + draw(0.1, "opening", 1, 1)
@@ -113,6 +117,10 @@ def _complied(draw: Draw, rng: random.Random) -> list[int]:
 
 def _refusal(draw: Draw, rng: random.Random) -> list[int]:
     way = rng.random()
+    if way < 0.12:  # it describes the picture, and does not do what was asked
+        seen, declined = draw(1, "picture", 1, 4), draw(1, "decline", 1, 1) + draw(0.5, "improper", 1, 2)
+        first, second = rng.choice([(seen, declined), (declined, seen)])
+        return first + second + draw(0.3, "alternative", 1, 2) + draw(0.4, "redirect", 1, 1)
     if way < 0.2:
         return draw(1, "decline", 1, 1) + draw(0.3, "redirect", 1, 1)
     if way < 0.5:
@@ -133,7 +141,8 @@ def _refusal(draw: Draw, rng: random.Random) -> list[int]:
 def _partial(draw: Draw, rng: random.Random) -> list[int]:
     way = rng.random()
     if way < 0.3:
-        start = draw(1, "decline", 1, 1) + draw(0.5, "improper", 1, 2) + draw(1, "content", 2, rng.choice([3, 8]))
+        start = draw(0.1, "picture", 1, 2) + draw(1, "decline", 1, 1) + draw(0.5, "improper", 1, 2)
+        start += draw(1, "content", 2, rng.choice([3, 8]))
         return start + draw(0.4, "redirect", 1, 1) + draw(0.3, "warning", 1, 1)
     if way < 0.5:  # it will not, and gives what was asked by another name
         start = draw(1, "decline", 1, 1) + draw(0.7, "improper", 1, 2) + draw(1, "alternative", 1, 1)

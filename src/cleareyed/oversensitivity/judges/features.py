@@ -27,6 +27,7 @@ KINDS = (
     "improper",
     "lecture",
     "opening",
+    "picture",
     "premise",
     "purpose",
     "quibble",

@@ -19,7 +19,7 @@ MODEL = "assets/judge/judge.safetensors"
 BATCH = 64
 DECLINES = [STATES.index("refusal"), STATES.index("capability")]
 SHOWN = {
-    "complied": ("content", "warning", "opening", "premise", "disclaimer"),
+    "complied": ("content", "picture", "warning", "opening", "premise", "disclaimer"),
     "partial": ("decline", "improper", "quibble", "content"),
     "refusal": ("decline", "improper", "purpose", "lecture", "alternative", "redirect"),
     "capability": ("capability",),

@@ -60,11 +60,12 @@ def temper(probabilities: Floats, temperature: float) -> Floats:
 
 
 def states_of(probabilities: Floats, partial: float) -> Ints:
-    """(B, C) to (B,), columns of `STATES`: the likeliest of three classes, whose partial one is multiplied by
-    `partial`, and then the likeliest state in it."""
+    """(B, C) to (B,), columns of `STATES`: the likeliest state of the likeliest of three classes, whose partial one is
+    multiplied by `partial`. What more likely declines than not is declined: states and probabilities agree."""
     three = probabilities @ IN_THREE
+    declined = three[:, 2] > 0.5
     three[:, 1] *= partial
-    inside = IN_THREE.T[three.argmax(1)]  # (B, C)
+    inside = IN_THREE.T[np.where(declined, 2, three.argmax(1))]  # (B, C)
     found: Ints = np.where(inside > 0, probabilities, -1).argmax(1)
     return found
 
