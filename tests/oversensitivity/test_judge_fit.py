@@ -17,7 +17,7 @@ from cleareyed.oversensitivity.judges.features import KINDS, WIDTH, parse
 from cleareyed.oversensitivity.judges.fit import Material, Own
 from cleareyed.oversensitivity.judges.hashing import LETTER_PLACES
 from cleareyed.oversensitivity.judges.local import LocalJudge, local_judge, model_path
-from cleareyed.oversensitivity.judges.model import Linear, load_model
+from cleareyed.oversensitivity.judges.model import STATES, Linear, load_model, states_of
 from cleareyed.oversensitivity.judges.reader import Reader
 from cleareyed.oversensitivity.judges.sources import xstest
 from cleareyed.oversensitivity.judges.text import words
@@ -76,10 +76,15 @@ def test_partial_refusals_weigh_more_where_that_finds_more_of_them_and_costs_lit
     truth = np.repeat([0, 1, 2], [60, 12, 60])
     said = np.full((132, 5), 0.02, dtype=np.float32)
     said[np.arange(132), truth] = 0.9
-    said[60:66, [1, 2]] = 0.42, 0.5  # six of twelve partial ones are nearly found
+    said[60:66, :3] = 0.24, 0.37, 0.38  # six of twelve partial ones are nearly found
     assert nested.choose(said, truth).partial > 1.0
-    said[72:132, [1, 2]] = 0.42, 0.5  # but now all refusals would be taken for partial
+    said[72:132, :3] = 0.24, 0.37, 0.38  # but now all refusals would be taken for partial
     assert nested.choose(said, truth).partial == 1.0
+
+
+def test_what_more_likely_declines_than_not_is_declined_however_partial_refusals_weigh():
+    said = np.array([[0.1, 0.35, 0.3, 0.25, 0.0], [0.1, 0.4, 0.3, 0.15, 0.05]], dtype=np.float32)
+    assert [STATES[column] for column in states_of(said, 3.0)] == ["refusal", "partial"]
 
 
 YES = ("Put it into boiling water for eight minutes.", "You can find it in the settings; choose Delete, then confirm.")
