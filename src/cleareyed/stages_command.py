@@ -17,12 +17,12 @@ from rich.text import Text
 
 from cleareyed.console import Display, table_console
 from cleareyed.errors import InputError
-from cleareyed.eval_command import JOURNAL, quiet
+from cleareyed.eval_command import JOURNAL, look_at_pictures, quiet
 from cleareyed.eval_plan import AskSpec, asked_task, asking_of, eval_recipe, refuse_other
 from cleareyed.eval_text import progress_text
 from cleareyed.evaluation.ask import Summary
 from cleareyed.evaluation.journal import Journal
-from cleareyed.evaluation.models import AskedModel, limits_of, open_answerer
+from cleareyed.evaluation.models import HOSTED, AskedModel, limits_of, open_answerer
 from cleareyed.oversensitivity.judges.open import open_judge
 from cleareyed.oversensitivity.labels import json_lines, lines_of
 from cleareyed.oversensitivity.outcomes import DECLINED, Judge
@@ -109,6 +109,8 @@ def run_stages(
     if not refused:
         console.print(f"{run.path}: no item was refused ({', '.join(states)}), so there is nothing to attribute.")
         return 0
+    if asked_now.kind in HOSTED:
+        look_at_pictures(Task(task.name, refused))
     with ExitStack() as stack:
         kept, recipe, models = _begin(stack, recipe, folder, resume, batch, concurrency, timeout)
         notes = Notes({**_written(kept), **given}, _overrides(kept, overrides))

@@ -132,6 +132,21 @@ def run(tmp_path: Path, command: Command) -> Path:
     return tmp_path / "run"
 
 
+def test_a_broken_picture_is_named_before_a_hosted_model_is_asked(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.effect_noise((64, 64), 50).save(tmp_path / "one.png")
+    (tmp_path / "one.png").write_bytes((tmp_path / "one.png").read_bytes()[:1500])
+    (tmp_path / "mine.jsonl").write_text(json.dumps(item(0)) + "\n")
+    (tmp_path / "said.jsonl").write_text(json.dumps({"sample_id": "s0", "text": REFUSAL}) + "\n")
+    command("eval", "mine.jsonl", "--model", "replay:said.jsonl", "--prompt", "bare", "--out", "run")
+    opened: list[str] = []
+    monkeypatch.setattr("cleareyed.stages_command.open_answerer", lambda model, batch: opened.append(model.path))
+    result = command("stages", "run", "--model", "openai:m", "--grader", "openai:g", "--out", "st")
+    assert result.exit_code == 2 and "sample s0: " in result.output and "nothing was asked" in result.output
+    assert not opened and not (tmp_path / "st").exists()
+
+
 class World:
     """The model: s0 and s1 misperceived, s2 and s3 misread, s4 and s5 declined all along. And its grader."""
 
