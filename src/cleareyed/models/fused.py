@@ -67,16 +67,28 @@ def vision_block(module: Any, x: Tensor, position_embeddings: tuple[Tensor, Tens
     heads = h.unflatten(-1, (3 * own.num_heads, -1))  # (S, 3 H, d)
     query, key, value = heads.chunk(3, dim=1)
     query, key = _apply(_Turned, query, key, cos, sin, _turn_seen, _turn_seen_back)
-    if len(set(lengths)) == 1:
-        pieces = [[part.unflatten(0, (len(lengths), -1)).transpose(1, 2) for part in (query, key, value)]]
-    else:
-        split = (part.split(list(lengths)) for part in (query, key, value))
-        pieces = [[part[None].transpose(1, 2) for part in three] for three in zip(*split, strict=True)]
-    out = [F.scaled_dot_product_attention(*three).transpose(1, 2).flatten(0, 1) for three in pieces]
-    x = x + own.proj(torch.cat(out).flatten(1) if len(out) > 1 else out[0].flatten(1))
+    pieces = by_image(query, key, value, lengths)
+    out = [F.scaled_dot_product_attention(*piece).transpose(1, 2).flatten(0, 1) for piece in pieces]
+    x = x + own.proj(joined(out).flatten(1))
     h = mlp.fc1(_apply(_LayerNormed, x, module.norm2.weight, module.norm2.bias, module.norm2.eps))
     result: Tensor = x + mlp.fc2(_apply(_QuickGelu, h))
     return result
+
+
+def by_image(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Queries, keys and values (S, H, d) of images with `lengths` patches each, as attention takes them: (N, H, T, d),
+    all at once if they are as long as each other, else one by one."""
+    parts = (query, key, value)
+    if len(set(lengths)) == 1:
+        query, key, value = (part.unflatten(0, (len(lengths), -1)).transpose(1, 2) for part in parts)
+        return [(query, key, value)]
+    split = ([piece[None].transpose(1, 2) for piece in part.split(list(lengths))] for part in parts)
+    return list(zip(*split, strict=True))
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The parts one behind the other, without a copy where there is but one."""
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
 def normed(x: Tensor, norm: Any) -> Tensor:
