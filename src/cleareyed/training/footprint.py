@@ -30,10 +30,10 @@ from cleareyed.training.sft import Example, target_logprobs
 FP32 = 4
 CHOICE = 4 + 4 + 4 + 8
 """Bytes for each token that sampling could choose: its logit, log-probability, probability, and their running sum."""
-HEAP = 300_000_000
+HEAP = 200_000_000
 """Bytes that the C library keeps of freed tensors, at most, and no more than was in use: pieces that do not fit what
 comes next. Tensors above 32 MB go back at once, so that this does not grow with the model. Measured with tiny-base in
-four settings (benchmarks/preflight.py): 242 to 440 MB."""
+four settings (benchmarks/preflight.py): 41 to 252 MB."""
 TrainingRecipe = GrpoRecipe | SftRecipe
 
 
