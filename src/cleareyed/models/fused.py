@@ -67,28 +67,28 @@ def vision_block(module: Any, x: Tensor, position_embeddings: tuple[Tensor, Tens
     heads = h.unflatten(-1, (3 * own.num_heads, -1))  # (S, 3 H, d)
     query, key, value = heads.chunk(3, dim=1)
     query, key = _apply(_Turned, query, key, cos, sin, _turn_seen, _turn_seen_back)
-    pieces = by_image(query, key, value, lengths)
-    out = [F.scaled_dot_product_attention(*piece).transpose(1, 2).flatten(0, 1) for piece in pieces]
-    x = x + own.proj(joined(out).flatten(1))
+    seen = each_image(lambda *qkv: F.scaled_dot_product_attention(*qkv).transpose(1, 2), query, key, value, lengths)
+    x = x + own.proj(seen.flatten(1))
     h = mlp.fc1(_apply(_LayerNormed, x, module.norm2.weight, module.norm2.bias, module.norm2.eps))
     result: Tensor = x + mlp.fc2(_apply(_QuickGelu, h))
     return result
 
 
-def by_image(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Queries, keys and values (S, H, d) of images with `lengths` patches each, as attention takes them: (N, H, T, d),
-    all at once if they are as long as each other, else one by one."""
-    parts = (query, key, value)
-    if len(set(lengths)) == 1:
-        query, key, value = (part.unflatten(0, (len(lengths), -1)).transpose(1, 2) for part in parts)
-        return [(query, key, value)]
-    split = ([piece[None].transpose(1, 2) for piece in part.split(list(lengths))] for part in parts)
-    return list(zip(*split, strict=True))
+def each_image(
+    attention: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int]
+) -> Tensor:
+    """Attention within each of the images with `lengths` patches that stand in a row: three of (S, H, d) -> (S, H, d).
 
-
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """The parts one behind the other, without a copy where there is but one."""
-    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+    `attention` takes three of (N, H, T, d) and gives (N, T, H, d); images as long as each other go through it at once.
+    """
+    alike = len(set(lengths)) == 1
+    images, runs = (len(lengths), [len(query)]) if alike else (1, list(lengths))
+    pieces = zip(*(part.split(runs) for part in (query, key, value)), strict=True)
+    seen = [
+        attention(*(part.unflatten(0, (images, -1)).transpose(1, 2) for part in piece)).flatten(0, 1)
+        for piece in pieces
+    ]
+    return torch.cat(seen) if len(seen) > 1 else seen[0]
 
 
 def normed(x: Tensor, norm: Any) -> Tensor:

@@ -88,8 +88,7 @@ def _block(block: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor], le
     heads = F.linear(block.norm1(x), own.qkv.weight[order], own.qkv.bias[order]).unflatten(1, (3 * own.num_heads, -1))
     turning, value = heads.split([2 * own.num_heads, own.num_heads], dim=1)
     query, key = turned(turning, angles).chunk(2, dim=1)  # (S, H, d) each
-    seen = [attend(own, *piece).flatten(0, 1) for piece in fused.by_image(query, key, value, lengths)]
-    x = x + own.proj(fused.joined(seen).flatten(1))
+    x = x + own.proj(fused.each_image(partial(attend, own), query, key, value, lengths).flatten(1))
     h = F.silu(F.linear(block.norm2(x), QUICK * mlp.fc1.weight, QUICK * mlp.fc1.bias))
     result: Tensor = x + F.linear(h, mlp.fc2.weight / QUICK, mlp.fc2.bias)
     return result
