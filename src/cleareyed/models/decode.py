@@ -7,7 +7,7 @@ prompts and places, and their queries meet the prompt in one product. A completi
 that each step writes one slot of.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cleareyed.models.forward import Prefix
-from cleareyed.models.kept import Kept, KeptLayer
+from cleareyed.models.kept import Kept, KeptLayer, widths
 from cleareyed.models.layers import pairs
+from cleareyed.models.step import Attention, Places, passing, views
 from cleareyed.models.vlm import VLM
 
 BLOCK = 16
@@ -166,89 +167,69 @@ class Decoder:
         # By layer (B * Hkv, d, P) and (B * Hkv, P, d), float32, each in the order in which every step reads it.
         self.keys = [keys.detach().float().flatten(0, 1).transpose(1, 2).contiguous() for keys in prefix.keys]
         self.values = [values.detach().float().flatten(0, 1).contiguous() for values in prefix.values]
-        self.padding: Tensor | None = None  # (B * Hkv, 1, P): -inf on padding; None where there is none
-        if not bool(prefix.mask.all()):
-            padding = torch.zeros(prefix.mask.shape, device=device).masked_fill(~prefix.mask, -torch.inf)
-            self.padding = padding.repeat_interleave(weights.kv_heads, 0)[:, None]
+        padding = torch.zeros(prefix.mask.shape, device=device).masked_fill(~prefix.mask, -torch.inf)
+        shortest = int(prefix.mask.sum(1).min())
+        # (B * Hkv, 1, p): -inf on padding, of which there is none but at the last p places
+        self.padding = padding[:, shortest:].repeat_interleave(weights.kv_heads, 0)[:, None]
         # By layer keys and values: (L, 2, B * Hkv * places, room, d)
         shape = (len(weights.layers), 2, self.prompts * weights.kv_heads * self.places, 0, weights.head_size)
         self.own = torch.zeros(shape, device=device)
+        self.scale = weights.norm * len(weights.norm) ** 0.5  # of `_normed`
+        parts = ((layer.qkv, layer.out, layer.gate_up, layer.down) for layer in weights.layers)
+        self.matrices = [[matrix.t() for matrix in some] for some in parts]
 
     def step(self, ids: Tensor) -> Tensor:
         """Read one token more of every live row, ids (n,): its last hidden states (n, D), after the final norm."""
         if self.length == self.own.shape[3]:
             self._make_room()
+        w, layers = self.weights, len(self.matrices)
+        if self.kept is not None:
+            to = self.kept.rows(self.live, self.length)
+        else:
+            to = passing(len(ids), widths(w.query_heads, w.kv_heads, w.head_size, *w.layers[0].down.shape), layers)
         angles = self.angles[self.position + self.length]  # (n, 1, d / 2)
-        to = None if self.kept is None else self.kept.rows(self.live, self.length)
-        states = self._forward(ids, angles, self.own[:, :, :, : self.length + 1], to)
         self.length += 1
-        return states
+        x = self._forward(F.embedding(ids, w.embedding), angles, to)  # (n, D)
+        return _normed(x, self.least, torch.empty_like(x)).mul_(self.scale)
 
-    def _forward(self, ids: Tensor, angles: Tensor, own: Tensor, to: Sequence[KeptLayer] | None) -> Tensor:
-        """States (n, D) after ids (n,).
+    def _forward(self, x: Tensor, angles: Tensor, to: KeptLayer) -> Tensor:
+        """The residual stream (n, D) float32 behind the layers, from that before them.
 
-        Their keys and values are written to the last slot of own (L, 2, B * Hkv * places, t, d); what a backward pass
-        needs of each layer, to `to`.
+        The tokens' keys and values are written to the last slot of `own` that is in use; what a backward pass needs of
+        each layer, to `to` (L, n, ...).
         """
         w = self.weights
-        dtype, least = w.head.dtype, self.least
-        rotated = w.query_heads + w.kv_heads
-        x = F.embedding(ids, w.embedding)  # (n, D) float32, the residual stream
-        for index, layer in enumerate(w.layers):
-            kept = to[index] if to else None
-            h = _normed(x, least).to(dtype)
-            h = torch.addmm(layer.qkv_bias, h, layer.qkv.t(), out=kept and kept.heads).float()
-            heads = h.view(len(x), rotated + w.kv_heads, w.head_size)
-            # Queries and keys, (n, Hq + Hkv, d / 2): each pair of entries is a complex number.
-            torch.view_as_complex(heads[:, :rotated].view(len(x), rotated, -1, 2)).mul_(angles)
-            h = self._attention(heads, index, own[index], kept)
-            x = _add_product(x, h, layer.out, kept and kept.between)
-            h = torch.mm(_normed(x, least).to(dtype), layer.gate_up.t(), out=kept and kept.gate_up)
-            gate, up = h.chunk(2, dim=1)
-            x = _add_product(x, w.activation(gate).mul_(up), layer.down, kept and kept.after)
-        return F.rms_norm(x, x.shape[1:], w.norm, w.eps)
+        places = Places(self.prompts, self.places, w.query_heads, w.kv_heads, w.head_size)
+        heights = x.new_empty(2, len(w.layers), self.prompts * w.kv_heads, self.places * places.shared)
+        by_layer = views(to, self.own[:, :, :, : self.length], heights, places)
+        attend = Attention(places, self.keys[0].shape[2], self.length)
+        full = len(x) == self.prompts * self.places
+        h, gated = torch.empty_like(x), torch.empty_like(by_layer[0].up)
+        for index, (view, layer, matrices) in enumerate(zip(by_layer, w.layers, self.matrices, strict=True)):
+            qkv, out, gate_up, down = matrices
+            _product(_normed(x, self.least, h), qkv, view.heads, layer.qkv_bias)
+            view.turning.mul_(angles)
+            if not full:
+                view.grid.index_copy_(0, self.slots, view.heads)
+            view.slot.copy_(view.new)
+            attend(view, self.keys[index], self.values[index], self.padding)
+            if not full:
+                torch.index_select(view.placed, 0, self.slots, out=view.seen)
+            _product(view.seen, out, view.between, x)
+            _product(_normed(view.between, self.least, h), gate_up, view.gate_up)
+            torch.mul(w.activation(view.gate), view.up, out=gated)
+            _product(gated, down, view.after, view.between)
+            x = view.after
+        if self.kept is not None:
+            self._keep_heights(heights, to.height)
+        return x
 
-    def _attention(self, heads: Tensor, layer: int, own: Tensor, kept: KeptLayer | None) -> Tensor:
-        """Softmax attention of each row to its prompt and its own tokens, the newest included.
-
-        heads (n, Hq + 2 Hkv, d) float32: queries, keys, values of the new tokens; own (2, B * Hkv * places, t, d),
-        whose last slot is written here. Returns (n, Hq d), which goes into `kept` with the scores' log-sum-exps.
-        """
-        w = self.weights
-        full = len(heads) == self.prompts * self.places
-        if not full:
-            grid = heads.new_zeros(self.prompts * self.places, *heads.shape[1:])
-            heads = grid.index_copy_(0, self.slots, heads)
-        shared = w.query_heads // w.kv_heads
-        queries = heads[:, : w.query_heads].view(self.prompts, self.places, w.kv_heads, -1)
-        new = heads[:, w.query_heads :].view(self.prompts, self.places, 2, w.kv_heads, -1).permute(2, 0, 3, 1, 4)
-        own[:, :, -1].view(2, self.prompts, w.kv_heads, self.places, -1).copy_(new)
-        queries = queries.transpose(1, 2).reshape(-1, self.places * shared, w.head_size)
-
-        to_prompt = torch.bmm(queries, self.keys[layer])  # (B * Hkv, places * shared, P)
-        if self.padding is not None:
-            to_prompt += self.padding
-        to_own = torch.bmm(queries.view(-1, shared, w.head_size), own[0].transpose(1, 2))
-        # The softmax over both, neither joined nor divided: the product with the values is smaller.
-        top = torch.maximum(to_prompt.amax(2), to_own.amax(2).view(to_prompt.shape[:2]))  # (B * Hkv, places * shared)
-        to_prompt.sub_(top[..., None]).exp_()
-        to_own.sub_(top.view(-1, shared, 1)).exp_()
-        total = to_prompt.sum(2).add_(to_own.sum(2).view(top.shape))
-        out = torch.bmm(to_prompt, self.values[layer])  # (B * Hkv, places * shared, d)
-        out.view(-1, shared, w.head_size).baddbmm_(to_own, own[1])
-        out.div_(total[..., None])
-        out = self._in_order(out, full, kept and kept.seen)
-        if kept:
-            self._in_order(top.add_(total.log_())[..., None], full, kept.height)
-        return out
-
-    def _in_order(self, part: Tensor, full: bool, to: Tensor | None) -> Tensor:
-        """(B * Hkv, places * shared, size) to the live rows, (n, Hq size)."""
-        part = part.view(self.prompts, self.weights.kv_heads, self.places, -1).transpose(1, 2)
-        part = part.reshape(self.prompts * self.places, -1)  # (B * places, Hq size)
-        if not full:
-            part = part.index_select(0, self.slots)
-        return part if to is None else to.copy_(part)
+    def _keep_heights(self, heights: Tensor, to: Tensor) -> None:
+        """Log-sum-exps of the scores, from the largest and the sums of exponentials (2, L, B * Hkv, places * G), to
+        the live rows (L, n, Hq)."""
+        top, total = heights.view(2, len(to), self.prompts, -1, self.places, heights.shape[3] // self.places)
+        found = total.log_().add_(top).transpose(2, 3).reshape(len(to), self.prompts * self.places, -1)
+        to.copy_(found if found.shape == to.shape else found.index_select(1, self.slots))
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits (n, V) float32 of the next token after states (n, D); -inf for tokens that may not be drawn."""
@@ -282,8 +263,7 @@ class Decoder:
             rows = (left[:, None] * kv_heads + heads.T).flatten()
             self.keys = [part.index_select(0, rows) for part in self.keys]
             self.values = [part.index_select(0, rows) for part in self.values]
-            if self.padding is not None:
-                self.padding = self.padding[rows]
+            self.padding = self.padding[rows]
 
     def _make_room(self) -> None:
         own = self.own.new_empty(*self.own.shape[:3], grown(self.length, self.max_tokens), self.own.shape[4])
@@ -296,13 +276,18 @@ def grown(room: int, most: int) -> int:
     return min(max(BLOCK, 2 * room), most)
 
 
-def _normed(x: Tensor, least: Tensor) -> Tensor:
+def _normed(x: Tensor, least: Tensor, to: Tensor) -> Tensor:
     """x (n, D) / sqrt(|x|^2 + D eps), `least` being the root of the latter: the RMS norm of x over sqrt(D)."""
-    return x / torch.hypot(torch.linalg.vector_norm(x, dim=1, keepdim=True), least)
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return torch.div(x, torch.hypot(length, least, out=length), out=to)
 
 
-def _add_product(x: Tensor, h: Tensor, weight: Tensor, to: Tensor | None = None) -> Tensor:
-    """x + h weight^T: x (n, D) float32, weight (D, K), h (n, K) of any precision; in `to`, if given and float32."""
-    if weight.dtype == torch.float32:
-        return torch.addmm(x, h, weight.t(), out=to)
-    return x + F.linear(h.to(weight.dtype), weight)
+def _product(h: Tensor, matrix: Tensor, to: Tensor, more: Tensor | None = None) -> None:
+    """h (n, K) float32 times matrix (K, O) of any precision, and `more` added, to `to` (n, O) float32."""
+    if matrix.dtype != torch.float32:
+        product = h.to(matrix.dtype) @ matrix
+        to.copy_(product if more is None else more + product)
+    elif more is None:
+        torch.mm(h, matrix, out=to)
+    else:
+        torch.addmm(more, h, matrix, out=to)

@@ -4,7 +4,6 @@ On a CPU in float32, in models without adapters and without checkpointed blocks,
 writes what a backward pass needs of a layer into its row here instead of into passing memory; `replay` reads it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cleareyed.models.layers import plain
+from cleareyed.models.pages import want_large
 from cleareyed.models.vlm import VLM
 
 KEPT_BYTES = 2**30
@@ -32,8 +32,9 @@ class KeptLayer(NamedTuple):
 class Kept:
     """Room for every token that N completions of at most T tokens feed to the model, T - 1 each."""
 
-    def __init__(self, layers: Sequence[KeptLayer], at: Tensor) -> None:
-        self.layers = tuple(layers)
+    def __init__(self, parts: KeptLayer, at: Tensor) -> None:
+        self.parts = parts  # of all L layers (L, R, ...)
+        self.layers = [KeptLayer(*each) for each in zip(*(part.unbind(0) for part in parts), strict=True)]
         self.at = at  # (N, T - 1) int64: the token's row
         self.used = 0
 
@@ -42,11 +43,11 @@ class Kept:
         self.used = 0
         return self
 
-    def rows(self, live: Tensor, place: int) -> list[KeptLayer]:
-        """By layer, where the tokens at `place` of the completions `live` (n,) are to be written."""
+    def rows(self, live: Tensor, place: int) -> KeptLayer:
+        """Where the tokens at `place` of the completions `live` (n,) are to be written, (L, n, ...)."""
         start, self.used = self.used, self.used + len(live)
         self.at[live, place] = torch.arange(start, self.used)
-        return [KeptLayer(*(part[start : self.used] for part in layer)) for layer in self.layers]
+        return KeptLayer(*(part[:, start : self.used] for part in self.parts))
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,22 @@ def room_for(vlm: VLM, completions: int, max_tokens: int) -> Kept | None:
     if not is_kept(vlm, completions, max_tokens):
         return None
     language: Any = vlm.model.model.language_model
-    rows, widths = completions * (max_tokens - 1), _widths(language)
-    layers = [KeptLayer(*(torch.empty(rows, width, device=vlm.device) for width in widths)) for _ in language.layers]
-    return Kept(layers, torch.zeros(completions, max_tokens - 1, dtype=torch.int64))
+    shape = len(language.layers), completions * (max_tokens - 1)
+    parts = KeptLayer(*(torch.empty(*shape, width, device=vlm.device) for width in _widths(language)))
+    for part in parts:
+        want_large(part)
+    return Kept(parts, torch.zeros(completions, max_tokens - 1, dtype=torch.int64))
 
 
 def _widths(language: Any) -> tuple[int, ...]:
-    """The width of each part of a `KeptLayer`."""
     config, size = language.config, language.layers[0].self_attn.head_dim
-    queries, shared, width = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
-    return (queries + 2 * shared) * size, queries * size, queries, width, 2 * config.intermediate_size, width
+    heads = config.num_attention_heads, config.num_key_value_heads
+    return widths(*heads, size, config.hidden_size, config.intermediate_size)
+
+
+def widths(queries: int, shared: int, size: int, width: int, inner: int) -> tuple[int, ...]:
+    """The width of each part of a `KeptLayer`: of so many heads for queries and for keys, and their size; D and I."""
+    return (queries + 2 * shared) * size, queries * size, queries, width, 2 * inner, width
 
 
 def _bare(layer: Any) -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from cleareyed.errors import InputError
+from cleareyed.models.pages import gather_heap
 from cleareyed.models.save import save_vlm, settle_folder
 from cleareyed.models.vlm import VLM, EncodedPrompt
 from cleareyed.recipe import GrpoRecipe, OptimizerSpec, SftRecipe
@@ -29,6 +30,8 @@ Validate = Callable[[VLM, int], Mapping[str, float]]
 """(vlm, step) to measured values; `accuracy` among them."""
 Probe = Callable[[VLM, int], Mapping[str, float]]
 """(vlm, step) to what was measured of the thinking, a function of the weights alone."""
+GATHERED = 3
+"""Before so many steps behind a run's first."""
 UNUSABLE_LIMIT = 5
 """So many updates in a row without a finite loss and gradient end the run."""
 
@@ -197,6 +200,12 @@ def adamw(parameters: Sequence[nn.Parameter], spec: OptimizerSpec) -> torch.opti
 def remaining_steps(training: Training) -> range:
     """The steps still to do, counted from 1."""
     return range(training.state.step + 1, training.recipe.steps + 1)
+
+
+def gather_memory(training: Training, step: int, steps: range) -> None:
+    """Before a step on a CPU: put memory into large pages, while the first steps still add to what the run holds."""
+    if training.vlm.device.type == "cpu" and 0 < step - steps.start <= GATHERED:
+        gather_heap()
 
 
 def zero_gradients(training: Training) -> None:
