@@ -40,10 +40,42 @@ def turning_angles(language: Any, x: Tensor, positions: Tensor) -> tuple[Tensor,
     return cos[..., :half][:, :, None].contiguous(), sin[..., :half][:, :, None].contiguous()
 
 
-def turned(heads: Tensor, angles: Tensor) -> Tensor:
-    """heads (..., d), in the order of `pairs`, times `angles` (..., d / 2), complex: of the same precision."""
-    numbers = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(numbers * angles).flatten(-2).to(heads.dtype)
+def turned(heads: Tensor, angles: Tensor, turning: int, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """heads (..., H, d) in groups of `sizes`, the first so many times `angles` (..., 1, d / 2), complex.
+
+    These are in the order of `pairs`. Where heads have no graph, their memory is taken.
+    """
+    if heads.dtype == torch.float32 and not heads.requires_grad:
+        _turn(heads[..., :turning, :], angles)
+        groups: Sequence[Tensor] = heads.split(list(sizes), dim=-2)
+        return groups
+    result: Sequence[Tensor] = _Turned.apply(heads, angles, turning, sizes)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Turned(torch.autograd.Function):
+    """The groups lie side by side in one tensor, and so do their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, angles: Tensor, turning: int, sizes: Sequence[int]) -> Sequence[Tensor]:
+        ctx.save_for_backward(angles)
+        ctx.of = heads.dtype, turning
+        wide = heads.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        _turn(wide[..., :turning, :], angles)
+        groups: Sequence[Tensor] = wide.to(heads.dtype).split(list(sizes), dim=-2)
+        return groups
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        [angles] = ctx.saved_tensors
+        dtype, turning = ctx.of
+        wide = torch.cat([grad.float() for grad in grads], dim=-2)
+        _turn(wide[..., :turning, :], angles.conj())
+        return wide.to(dtype), None, None, None
+
+
+def _turn(heads: Tensor, angles: Tensor) -> None:
+    torch.view_as_complex(heads.unflatten(-1, (-1, 2))).mul_(angles)
 
 
 def run_layers(
@@ -81,8 +113,8 @@ def _layer(layer: Any, x: Tensor, *, angles: Tensor, attention: Attention) -> tu
     """One layer: x (N, T, D) -> x, keys and values (N, Hkv, T, d)."""
     own = layer.self_attn
     queries, shared = own.config.num_attention_heads, own.config.num_key_value_heads
-    turning, value = _heads(layer, x, (own.q_proj, own.k_proj, own.v_proj), queries + shared, shared, angles)
-    query, key = turning.split([queries, shared], dim=1)
+    linears, sizes = (own.q_proj, own.k_proj, own.v_proj), (queries, shared, shared)
+    query, key, value = _heads(layer, x, linears, queries + shared, sizes, angles)
     return _behind_attention(layer, x, attention(own, query, key, value)), key, value
 
 
@@ -91,9 +123,9 @@ def _last_layer(layer: Any, x: Tensor, *, angles: Tensor, mask: Tensor) -> tuple
     are in `mask` (N, T)."""
     own = layer.self_attn
     queries, shared = own.config.num_attention_heads, own.config.num_key_value_heads
-    key, value = _heads(layer, x, (own.k_proj, own.v_proj), shared, shared, angles)
+    key, value = _heads(layer, x, (own.k_proj, own.v_proj), shared, (shared, shared), angles)
     x, angles = (_at_end(part, mask)[:, None] for part in (x, angles))
-    query, _ = _heads(layer, x, (own.q_proj,), queries, 0, angles)
+    [query] = _heads(layer, x, (own.q_proj,), queries, (queries,), angles)
     return _behind_attention(layer, x, attend(own, query, key, value, mask[:, None, None])), key, value
 
 
@@ -104,14 +136,14 @@ def _at_end(part: Tensor, mask: Tensor) -> Tensor:
 
 
 def _heads(
-    layer: Any, x: Tensor, linears: Sequence[Any], turning: int, others: int, angles: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What linear layers make of x (N, T, D), normed: first the heads that turn, then the others, (N, H, T, d)."""
+    layer: Any, x: Tensor, linears: Sequence[Any], turning: int, sizes: Sequence[int], angles: Tensor
+) -> Sequence[Tensor]:
+    """What linear layers make of x (N, T, D), normed, in groups of `sizes`: (N, H, T, d) each. The first so many heads
+    turn."""
     size = layer.self_attn.head_dim
-    order = turning_order(turning + others, turning, size).to(x.device)
+    order = turning_order(sum(sizes), turning, size).to(x.device)
     heads = _projected(x, layer.input_layernorm, linears, order).unflatten(-1, (-1, size))  # (N, T, H, d)
-    turns, stays = heads.split([turning, others], dim=2)
-    return turned(turns, angles).transpose(1, 2), stays.transpose(1, 2)
+    return [part.transpose(1, 2) for part in turned(heads, angles, turning, sizes)]
 
 
 def _behind_attention(layer: Any, x: Tensor, seen: Tensor) -> Tensor:
@@ -138,7 +170,7 @@ def _projected(x: Tensor, norm: Any, linears: Sequence[Any], order: Tensor | Non
     bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
     if order is not None:
         weight, bias = weight[order], None if bias is None else bias[order]
-    return F.linear(h, weight, bias)
+    return product(h, weight, bias)
 
 
 def _added(x: Tensor, h: Tensor, linear: Any) -> Tensor:
@@ -147,6 +179,36 @@ def _added(x: Tensor, h: Tensor, linear: Any) -> Tensor:
         result: Tensor = x + linear(h)
         return result
     return torch.addmm(x.flatten(0, 1), h.flatten(0, 1), linear.weight.t()).view(x.shape)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (..., K) times weight (O, K) transposed, plus bias (O,).
+
+    In float32 with a backward that has the weight's gradient made with its shorter side in rows: MKL is up to a third
+    faster so. Of `F.linear` it is the longer one if O > K.
+    """
+    if weight.shape[0] <= weight.shape[1] or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return F.linear(x, weight, bias)
+    result: Tensor = _Widening.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Widening(torch.autograd.Function):
+    """x (..., K), weight (O, K), bias (O,) -> (..., O), of which there are more."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        gradient = grads[0].reshape(-1, weight.shape[0])  # (M, O)
+        wanted = ctx.needs_input_grad
+        to_x = (gradient @ weight).view(x.shape) if wanted[0] else None
+        to_weight = (x.reshape(-1, x.shape[-1]).t() @ gradient).t() if wanted[1] else None
+        return to_x, to_weight, gradient.sum(0) if wanted[2] else None
 
 
 def plain(linear: Any) -> bool:

@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLVisionBlock
 
 from cleareyed.models import fused
 from cleareyed.models.attention import attend
-from cleareyed.models.layers import plain, turned, turning_order
+from cleareyed.models.layers import plain, product, turned, turning_order
 from cleareyed.models.vlm import VLM
 
 QUICK = 1.702
@@ -85,11 +85,10 @@ def _block(block: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor], le
     half = own.head_dim // 2
     angles = torch.complex(*(part[:, :half].float() for part in position_embeddings))[:, None]  # (S, 1, d / 2)
     order = turning_order(3 * own.num_heads, 2 * own.num_heads, own.head_dim).to(x.device)
-    heads = F.linear(block.norm1(x), own.qkv.weight[order], own.qkv.bias[order]).unflatten(1, (3 * own.num_heads, -1))
-    turning, value = heads.split([2 * own.num_heads, own.num_heads], dim=1)
-    query, key = turned(turning, angles).chunk(2, dim=1)  # (S, H, d) each
+    heads = product(block.norm1(x), own.qkv.weight[order], own.qkv.bias[order]).unflatten(1, (3 * own.num_heads, -1))
+    query, key, value = turned(heads, angles, 2 * own.num_heads, (own.num_heads,) * 3)  # (S, H, d) each
     x = x + own.proj(fused.each_image(partial(attend, own), query, key, value, lengths).flatten(1))
-    h = F.silu(F.linear(block.norm2(x), QUICK * mlp.fc1.weight, QUICK * mlp.fc1.bias))
+    h = F.silu(product(block.norm2(x), QUICK * mlp.fc1.weight, QUICK * mlp.fc1.bias))
     result: Tensor = x + F.linear(h, mlp.fc2.weight / QUICK, mlp.fc2.bias)
     return result
 
