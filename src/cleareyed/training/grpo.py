@@ -27,7 +27,6 @@ from cleareyed.training.loop import (
     descend,
     end_step,
     finish,
-    gather_memory,
     remaining_steps,
     zero_gradients,
 )
@@ -87,7 +86,6 @@ def train_grpo(
         judging = Judging(rewards, task.rule, style.opens, aside)
         for step in steps:
             clock = Clock(vlm.device)
-            gather_memory(training, step, steps)
             with clock("prepare"):  # B samples and their prompts, made during the last step
                 batch = source.take(step)
             rounds = [roll_out(recipe, vlm, batch, judging, sampler, room, (step, 0), clock, observer)]

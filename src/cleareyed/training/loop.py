@@ -30,8 +30,6 @@ Validate = Callable[[VLM, int], Mapping[str, float]]
 """(vlm, step) to measured values; `accuracy` among them."""
 Probe = Callable[[VLM, int], Mapping[str, float]]
 """(vlm, step) to what was measured of the thinking, a function of the weights alone."""
-GATHERED = 3
-"""Before so many steps behind a run's first."""
 UNUSABLE_LIMIT = 5
 """So many updates in a row without a finite loss and gradient end the run."""
 
@@ -131,6 +129,8 @@ class Training:
     board: Any = None
     """TensorBoard's writer, if asked for."""
     state: TrainState = field(default_factory=TrainState)
+    gathered: bool = False
+    """Whether memory lies in large pages: on a CPU so from the end of the first step on, when most is held."""
 
 
 def begin(
@@ -202,12 +202,6 @@ def remaining_steps(training: Training) -> range:
     return range(training.state.step + 1, training.recipe.steps + 1)
 
 
-def gather_memory(training: Training, step: int, steps: range) -> None:
-    """Before a step on a CPU: put memory into large pages, while the first steps still add to what the run holds."""
-    if training.vlm.device.type == "cpu" and 0 < step - steps.start <= GATHERED:
-        gather_heap()
-
-
 def zero_gradients(training: Training) -> None:
     """Give every trained parameter a gradient of zeros, also those this step will not reach.
 
@@ -260,6 +254,9 @@ def descend(
 def end_step(training: Training, step: int, metrics: Mapping[str, float], *, samples: int, tokens: int) -> None:
     """Count, validate, record and save what is due after a step; `samples` and `tokens` are this step's own."""
     recipe, state = training.recipe, training.state
+    if training.vlm.device.type == "cpu" and not training.gathered:
+        gather_heap()
+        training.gathered = True
     training.state = replace(state, step=step, samples=state.samples + samples, tokens=state.tokens + tokens)
     values = {**metrics, "samples": training.state.samples, "tokens": training.state.tokens}
     if training.validate is not None and (step % recipe.eval_every == 0 or step == recipe.steps):

@@ -29,7 +29,6 @@ from cleareyed.training.loop import (
     draw,
     end_step,
     finish,
-    gather_memory,
     remaining_steps,
     zero_gradients,
 )
@@ -65,7 +64,6 @@ def train_sft(
     steps = remaining_steps(training)
     for step in steps:
         clock = Clock(vlm.device)
-        gather_memory(training, step, steps)
         with clock("render"):
             samples = [task.samples[i] for i in draw(recipe.seed, step, recipe.batch, len(task.samples))]
             pictures = [[load() for load in sample.images] for sample in samples]
