@@ -29,6 +29,8 @@ def gather_heap() -> None:
 
 def want_large(tensor: Tensor) -> None:
     """Have memory on the CPU, not written to yet, come in large pages."""
+    if type(tensor) is not Tensor:  # one without memory, by which sizes are worked out
+        return
     start = tensor.data_ptr()
     _tell(start, start + tensor.nbytes, _WANTED)
 
