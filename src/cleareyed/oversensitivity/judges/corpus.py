@@ -4,7 +4,7 @@ labelled set has, and what a sentence does.
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -12,6 +12,9 @@ from cleareyed.oversensitivity.outcomes import Outcome
 
 FILLINGS = 6
 """Sentences that are made of one with a slot."""
+SPOKEN = 0.1
+"""The weight of a line of `spoken.txt`; that of one of `sentences.txt` is 1."""
+SLOT = re.compile(r"\{(\w+)\}")
 Draw = Callable[[float, str, int, int], list[int]]
 
 
@@ -23,6 +26,8 @@ class Sentence:
     text: str
     weight: float
     """Of all sentences of a template together: 1."""
+    slots: tuple[tuple[str, str], ...] = ()
+    """What its slots were filled with."""
 
 
 @dataclass(frozen=True)
@@ -30,46 +35,55 @@ class Composed:
     state: Outcome
     sentences: tuple[int, ...]
     """Which ones, in order."""
+    question: str | None = None
 
 
 def own_sentences(seed: int = 0) -> list[Sentence]:
     """Every line of `assets/judge/sentences.txt`, its slots filled `FILLINGS` times by the file's lists."""
-    templates: list[tuple[str, str]] = []
-    fillings: dict[str, list[str]] = {}
-    kind = slot = ""
-    for line in (files("cleareyed") / "assets/judge/sentences.txt").read_text("utf-8").splitlines():
-        if not line or line.startswith("# "):
-            continue
-        if found := re.fullmatch(r"\[(\w+)\]|\{(\w+)\}", line):
-            kind, slot = found[1] or "", found[2] or ""
-        elif slot:
-            fillings.setdefault(slot, []).append(line)
-        else:
-            templates.append((kind, line))
+    templates, fillings = own_lines("sentences.txt")
     rng = random.Random(seed)
     made = []
     for kind, template in templates:
         times = FILLINGS if "{" in template else 1
         for _ in range(times):
-            text = re.sub(r"\{(\w+)\}", lambda slot: rng.choice(fillings[slot[1]]), template)
-            made.append(Sentence(kind, template, text[0].upper() + text[1:], 1 / times))
+            slots = [(name, rng.choice(fillings[name])) for name in SLOT.findall(template)]
+            text = filled(template, [said for _, said in slots])
+            made.append(Sentence(kind, template, text[0].upper() + text[1:], 1 / times, tuple(slots)))
     return made
+
+
+def spoken_sentences() -> list[Sentence]:
+    """Every line of `assets/judge/spoken.txt`, which help to read sentences and stand in no composed answer."""
+    return [Sentence(kind, line, line, SPOKEN) for kind, line in own_lines("spoken.txt")[0]]
+
+
+def own_lines(name: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
+    """The lines of a file in `assets/judge`, each with its section, and the lists that fill slots."""
+    lines: list[tuple[str, str]] = []
+    fillings: dict[str, list[str]] = {}
+    section = slot = ""
+    for line in (files("cleareyed") / "assets/judge" / name).read_text("utf-8").splitlines():
+        if not line or line.startswith("# "):
+            continue
+        if found := re.fullmatch(r"\[(\w+)\]|\{(\w+)\}", line):
+            section, slot = found[1] or "", found[2] or ""
+        elif slot:
+            fillings.setdefault(slot, []).append(line)
+        else:
+            lines.append((section, line))
+    return lines, fillings
+
+
+def filled(template: str, said: Iterable[str]) -> str:
+    """The template with its slots filled, in their order."""
+    rest = iter(said)
+    return SLOT.sub(lambda _: next(rest), template)
 
 
 def compose(made: Sequence[Sentence], count: int, seed: int = 0) -> list[Composed]:
     """`count` answers in the five states that have sentences of their own, by a grammar and a seed."""
-    by_kind: dict[str, dict[str, list[int]]] = {}
-    for index, sentence in enumerate(made):
-        by_kind.setdefault(sentence.kind, {}).setdefault(sentence.template, []).append(index)
     rng = random.Random(seed)
-
-    def draw(chance: float, kind: str, low: int, high: int) -> list[int]:
-        if rng.random() >= chance:
-            return []
-        templates = by_kind[kind]
-        names = rng.sample(list(templates), min(rng.randint(low, high), len(templates)))
-        return [rng.choice(templates[name]) for name in names]
-
+    draw = drawer(made, rng)
     shares: tuple[tuple[float, Outcome], ...] = (
         (0.34, "complied"),
         (0.62, "refusal"),
@@ -83,6 +97,22 @@ def compose(made: Sequence[Sentence], count: int, seed: int = 0) -> list[Compose
         state = next(state for share, state in shares if at < share)
         composed.append(Composed(state, tuple(_answer(state, draw, rng))))
     return composed
+
+
+def drawer(made: Sequence[Sentence], rng: random.Random) -> Draw:
+    """`draw(chance, kind, low, high)`: with this chance, so many sentences of a kind, of different templates."""
+    by_kind: dict[str, dict[str, list[int]]] = {}
+    for index, sentence in enumerate(made):
+        by_kind.setdefault(sentence.kind, {}).setdefault(sentence.template, []).append(index)
+
+    def draw(chance: float, kind: str, low: int, high: int) -> list[int]:
+        if rng.random() >= chance:
+            return []
+        templates = by_kind[kind]
+        names = rng.sample(list(templates), min(rng.randint(low, high), len(templates)))
+        return [rng.choice(templates[name]) for name in names]
+
+    return draw
 
 
 def _answer(state: Outcome, draw: Draw, rng: random.Random) -> list[int]:

@@ -1,7 +1,7 @@
 """Fitting the embedded judge (`cleareyed judge train`). Needs scikit-learn.
 
 What a sentence does is read by a logistic regression fitted on our own sentences alone. What an answer is, is read
-by a second one, fitted on labelled answers and on answers composed of our own sentences. Its temperature and its
+by a second one, fitted on labelled answers and on answers composed of our own sentences, some of them to questions. Its temperature and its
 weight of partial refusals are chosen by `nested.py`.
 """
 
@@ -13,22 +13,25 @@ import numpy as np
 import numpy.typing as npt
 
 from cleareyed.errors import InputError
-from cleareyed.oversensitivity.judges.answers import document
-from cleareyed.oversensitivity.judges.corpus import compose, own_sentences
+from cleareyed.oversensitivity.judges.answers import RECURRING, document
+from cleareyed.oversensitivity.judges.corpus import compose, own_sentences, spoken_sentences
 from cleareyed.oversensitivity.judges.features import KINDS, WIDTH, Floats, Parsed, parse, parse_sentences, rows
 from cleareyed.oversensitivity.judges.hashing import LETTER_PLACES, Ints, codes, letters
 from cleareyed.oversensitivity.judges.model import STATES, JudgeModel, Linear
 from cleareyed.oversensitivity.judges.reader import FIRST_WORDS, Reader, softmax
+from cleareyed.oversensitivity.judges.replies import compose_replies
 from cleareyed.oversensitivity.judges.sources import Labelled
 from cleareyed.oversensitivity.judges.vectors import SIZE, vector
 
-COMPOSED = 3000
+COMPOSED, REPLIES = 3000, 1500
 FOLDS = 5
 SENTENCE_C, VECTOR_WEIGHT = 10.0, 0.15
 """Chosen by hand, as all weights here were (docs/results.md)."""
 ANSWER_C = 0.003
 PEOPLE = 0.3
 """The weight of a labelled answer with its question, and of the same without; that of a composed answer is 1."""
+REPLY = 0.25
+"""The weight of an answer that is composed to a question."""
 SPREAD = 0.05
 """Added to a feature's standard deviation, so that rare ones aren't blown up."""
 
@@ -46,8 +49,10 @@ class Own:
 
     reader: Reader
     features: Floats
-    """(composed answers, F), their sentences read by a model that did not see the sentences' templates."""
+    """(composed answers, F), their sentences read by a model that did not see the sentences' templates; not a number
+    where their own words tell nothing."""
     states: Ints
+    weights: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,15 @@ class Material:
 
 def fit_own(seed: int = 0) -> Own:
     made = own_sentences(seed)
-    read = parse_sentences([sentence.text for sentence in made])
+    lines = made + spoken_sentences()
+    read = parse_sentences([one.text for one in lines])
     matrix = _sparse(read)
-    kinds = np.array([KINDS.index(one.kind) for one in made])
-    weights = np.array([one.weight for one in made])
-    templates = {template: index for index, template in enumerate(dict.fromkeys(one.template for one in made))}
+    kinds = np.array([KINDS.index(one.kind) for one in lines])
+    weights = np.array([one.weight for one in lines])
+    templates = {template: index for index, template in enumerate(dict.fromkeys(one.template for one in lines))}
     folds = np.random.default_rng(seed).permutation(len(templates)) % FOLDS
-    fold = np.array([folds[templates[one.template]] for one in made])
-    crossed = np.zeros((len(made), len(KINDS)), dtype=np.float32)
+    fold = np.array([folds[templates[one.template]] for one in lines])
+    crossed = np.zeros((len(lines), len(KINDS)), dtype=np.float32)
     for index in range(FOLDS):
         coefficients, bias = _logistic(SENTENCE_C, matrix[fold != index], kinds[fold != index], weights[fold != index])
         crossed[fold == index] = softmax((matrix[fold == index] @ coefficients + bias).astype(np.float32))
@@ -85,9 +91,13 @@ def fit_own(seed: int = 0) -> Own:
         vectors.astype(np.float16).astype(np.float32),
         bias.astype(np.float32),
     )
-    answers = compose(made, COMPOSED, seed)
-    features = [document(_part(read, one.sentences), crossed[list(one.sentences)]) for one in answers]
-    return Own(reader, np.stack(features), np.array([STATES.index(one.state) for one in answers]))
+    answers = compose(made, COMPOSED, seed) + compose_replies(made, REPLIES, seed)
+    features = np.stack(
+        [document(_part(read, one.sentences), crossed[list(one.sentences)], one.question) for one in answers]
+    )
+    features[COMPOSED:, RECURRING] = np.nan  # a composed answer does not speak of what was asked
+    states = np.array([STATES.index(one.state) for one in answers])
+    return Own(reader, features, states, np.repeat([1.0, REPLY], [COMPOSED, REPLIES]))
 
 
 def _part(read: Parsed, chosen: Sequence[int]) -> Parsed:
@@ -114,9 +124,10 @@ def material(own: Own, labelled: Sequence[Labelled]) -> Material:
 
 def fit_answers(own: Own, people: Material, rows: Ints) -> Linear:
     """The reading of answers, fitted on the rows of `people` and on composed answers."""
-    features = np.concatenate([people.bare[rows], people.asked[rows], own.features])
+    ours = np.where(np.isnan(own.features), people.asked[rows].mean(0), own.features)
+    features = np.concatenate([people.bare[rows], people.asked[rows], ours])
     states = np.concatenate([people.states[rows], people.states[rows], own.states])
-    weights = np.where(np.arange(len(states)) < 2 * len(rows), PEOPLE, 1.0)
+    weights = np.concatenate([np.full(2 * len(rows), PEOPLE), own.weights])
     middle, spread = features.mean(0), features.std(0) + SPREAD
     coefficients, bias = _logistic(ANSWER_C, (features - middle) / spread, states, weights, len(STATES))
     coefficients = coefficients / spread[:, None]
