@@ -1,8 +1,8 @@
 """Fitting the embedded judge (`cleareyed judge train`). Needs scikit-learn.
 
 What a sentence does is read by a logistic regression fitted on our own sentences alone. What an answer is, is read
-by a second one, fitted on labelled answers and on answers composed of our own sentences, some of them to questions. Its temperature and its
-weight of partial refusals are chosen by `nested.py`.
+by a second one, fitted on labelled answers and on answers composed of our own sentences, some of them to questions.
+Its temperature and its weight of partial refusals are chosen by `nested.py`.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from cleareyed.oversensitivity.judges.replies import compose_replies
 from cleareyed.oversensitivity.judges.sources import Labelled
 from cleareyed.oversensitivity.judges.vectors import SIZE, vector
 
-COMPOSED, REPLIES = 3000, 1500
+COMPOSED, REPLIES = 3000, 3000
 FOLDS = 5
 SENTENCE_C, VECTOR_WEIGHT = 10.0, 0.15
 """Chosen by hand, as all weights here were (docs/results.md)."""

@@ -19,8 +19,8 @@ from cleareyed.oversensitivity.outcomes import Outcome
 
 
 def compose_replies(made: Sequence[Sentence], count: int, seed: int = 0) -> list[Composed]:
-    """`count` answers to questions of the five kinds in `assets/judge/questions.txt`, whose slots hold what the answer's
-    slots hold, by a grammar and a seed."""
+    """`count` answers to questions of the five kinds in `assets/judge/questions.txt`, by a grammar and a seed. What
+    the slots of an answer hold, those of its question hold too."""
     lines, harmless = own_lines("questions.txt")
     fillings = own_lines("sentences.txt")[1] | harmless
     questions: dict[str, list[str]] = {}
@@ -47,7 +47,8 @@ def _reply(draw: Draw, rng: random.Random) -> tuple[str, Outcome, list[int]]:
         start = draw(0.2, "disclaimer", 1, 1) + draw(0.2, "opening", 1, 1) + draw(1, "content", 2, 6)
         return "defend", "complied", start + draw(0.2, "condemn", 1, 1) + draw(0.2, "lecture", 1, 1)
     if way < 0.53:
-        start = draw(0.2, "disclaimer", 1, 1) + draw(0.2, "improper", 1, 1) + draw(0.1, "quibble", 1, 1)
+        start = draw(0.2, "disclaimer", 1, 1) + draw(0.35, "improper", 1, 1) + draw(0.25, "quibble", 1, 1)
+        start += draw(0.3, "condemn", 1, 1)
         return "nonsense", "complied", start + draw(1, "premise", 1, 3) + draw(0.45, "lecture", 1, 2)
     if way < 0.58:
         start = draw(0.3, "disclaimer", 1, 1) + draw(0.7, "improper", 1, 2) + draw(0.5, "condemn", 1, 2)
