@@ -12,13 +12,15 @@ pytest.importorskip("sklearn", reason="fitting a judge needs scikit-learn")
 
 from cleareyed.cli import app
 from cleareyed.oversensitivity.judges import fit, hashing, nested
-from cleareyed.oversensitivity.judges.corpus import own_sentences
+from cleareyed.oversensitivity.judges.answers import RECURRING, document
+from cleareyed.oversensitivity.judges.corpus import SLOT, own_lines, own_sentences, spoken_sentences
 from cleareyed.oversensitivity.judges.features import KINDS, WIDTH, parse
 from cleareyed.oversensitivity.judges.fit import Material, Own
 from cleareyed.oversensitivity.judges.hashing import LETTER_PLACES
 from cleareyed.oversensitivity.judges.local import LocalJudge, local_judge, model_path
 from cleareyed.oversensitivity.judges.model import STATES, Linear, load_model, states_of
 from cleareyed.oversensitivity.judges.reader import Reader
+from cleareyed.oversensitivity.judges.replies import compose_replies
 from cleareyed.oversensitivity.judges.sources import xstest
 from cleareyed.oversensitivity.judges.text import words
 from cleareyed.oversensitivity.judges.vectors import SIZE
@@ -35,7 +37,7 @@ def material(features, states):
 
 def own(features, states):
     none = np.zeros((0, len(KINDS)), dtype=np.float32)
-    return Own(Reader(none, none, none, none[0:0].sum(0)), features, states)
+    return Own(Reader(none, none, none, none[0:0].sum(0)), features, states, np.ones(len(states)))
 
 
 def test_no_fold_is_fitted_on_its_model_or_its_prompt_type(monkeypatch):
@@ -110,7 +112,9 @@ def folder(tmp_path):
 
 def test_the_same_data_give_the_same_file(folder, monkeypatch):
     monkeypatch.setattr(fit, "own_sentences", lambda seed: own_sentences(seed)[::25])
+    monkeypatch.setattr(fit, "spoken_sentences", lambda: spoken_sentences()[::25])
     monkeypatch.setattr(fit, "COMPOSED", 40)
+    monkeypatch.setattr(fit, "REPLIES", 20)
     monkeypatch.setattr(fit, "FOLDS", 2)
     written = []
     for name in ("one.safetensors", "two.safetensors"):
@@ -168,3 +172,44 @@ def test_an_answer_is_read_the_same_whatever_stands_beside_it():
     for one, found in zip(read, together, strict=True):
         assert found.shape == (len(one.sentences), len(KINDS))
         assert np.array_equal(reader.logits([one])[0], found)
+
+
+def test_a_composed_reply_speaks_of_what_its_question_asks():
+    made = own_sentences()
+    replies = compose_replies(made, 400)
+    assert replies == compose_replies(made, 400)
+    assert {one.state for one in replies} == {"complied", "refusal"}
+    shared = 0
+    for one in replies:
+        assert one.question is not None and not SLOT.search(one.question)
+        said = {text for index in one.sentences for name, text in made[index].slots if name != "lead"}
+        shared += any(text in one.question for text in said)
+    assert shared > 60  # where answer and question have a slot of one name
+
+
+def test_every_slot_of_our_own_lines_can_be_filled_and_every_kind_is_known():
+    sentences, fillings = own_lines("sentences.txt")
+    questions, harmless = own_lines("questions.txt")
+    spoken, none = own_lines("spoken.txt")
+    assert not none and {kind for kind, _ in sentences + spoken} == set(KINDS)
+    for _, line in sentences + questions + spoken:
+        assert set(SLOT.findall(line)) <= set(fillings) | set(harmless), line
+    assert len(set(spoken)) == len(spoken) and not {line for _, line in spoken} & {line for _, line in sentences}
+
+
+def test_words_that_come_back_are_the_only_features_a_composed_reply_leaves_open(monkeypatch):
+    monkeypatch.setattr(fit, "own_sentences", lambda seed: own_sentences(seed)[::20])
+    monkeypatch.setattr(fit, "spoken_sentences", list)
+    monkeypatch.setattr(fit, "COMPOSED", 6)
+    monkeypatch.setattr(fit, "REPLIES", 4)
+    made = fit.fit_own()
+    assert made.weights.tolist() == [fit.ALONE] * 6 + [fit.REPLY] * 4
+    assert not np.isnan(made.features[:6]).any()
+    opened = np.isnan(made.features[6:])
+    assert opened[:, RECURRING].all() and opened.sum() == 4 * 9
+    kinds = np.full((2, len(KINDS)), 1 / len(KINDS), dtype=np.float32)
+    read = parse("Kettles cannot vote. They have no mind.")
+    asked, other = (document(read, kinds, text) for text in ("Why should kettles not vote?", "Why should men sing?"))
+    told = np.flatnonzero(asked != other)
+    first = len(asked) + RECURRING.start  # before them the question's length, behind them what is denied and defended
+    assert len(told) and set(told) <= set(np.arange(len(asked))[RECURRING]) | {first - 1, first + 10}

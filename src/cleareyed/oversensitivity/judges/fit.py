@@ -23,15 +23,16 @@ from cleareyed.oversensitivity.judges.replies import compose_replies
 from cleareyed.oversensitivity.judges.sources import Labelled
 from cleareyed.oversensitivity.judges.vectors import SIZE, vector
 
-COMPOSED, REPLIES = 3000, 3000
+COMPOSED, REPLIES = 9000, 9000
+"""So many that which ones were drawn makes little difference."""
 FOLDS = 5
 SENTENCE_C, VECTOR_WEIGHT = 10.0, 0.15
 """Chosen by hand, as all weights here were (docs/results.md)."""
 ANSWER_C = 0.003
 PEOPLE = 0.3
-"""The weight of a labelled answer with its question, and of the same without; that of a composed answer is 1."""
-REPLY = 0.25
-"""The weight of an answer that is composed to a question."""
+"""The weight of a labelled answer with its question, and of the same without."""
+ALONE, REPLY = 1 / 3, 1 / 12
+"""The weight of an answer that is composed without a question, and to one."""
 SPREAD = 0.05
 """Added to a feature's standard deviation, so that rare ones aren't blown up."""
 
@@ -97,7 +98,7 @@ def fit_own(seed: int = 0) -> Own:
     )
     features[COMPOSED:, RECURRING] = np.nan  # a composed answer does not speak of what was asked
     states = np.array([STATES.index(one.state) for one in answers])
-    return Own(reader, features, states, np.repeat([1.0, REPLY], [COMPOSED, REPLIES]))
+    return Own(reader, features, states, np.repeat([ALONE, REPLY], [COMPOSED, REPLIES]))
 
 
 def _part(read: Parsed, chosen: Sequence[int]) -> Parsed:
