@@ -9,8 +9,10 @@ and of people, which differ from each other as well. Goals: a mean absolute gap 
 points to the first and 3.5 to the second. Nothing is fitted here, and no judge was made by looking at these answers.
 
 The same answers were judged by all, so that no chance of drawing items is in a gap; how much it hangs on the choice of
-models is shown by leaving out one at a time. What is not known is whether the printed rates are of exactly these
-answers, and whether they count the 14 empty ones of three models as refusals, as the authors' code does.
+models is shown by leaving out one at a time. Where `mossbench/readings.json` is there, the mean over all cells is also
+given as readings of a sample of the answers correct it (`oversensitivity/correct.py`): a mean absolute gap is never
+smaller than the mean gap. What is not known is whether the printed rates are of exactly these answers, and whether
+they count the 14 empty ones of three models as refusals, as the authors' code does.
 """
 
 import argparse
@@ -30,8 +32,11 @@ from cleareyed.eval_plan import asked_task, asking_of, plan
 from cleareyed.evaluation.evaluate import AskedHashes, ask_task
 from cleareyed.evaluation.journal import Journal
 from cleareyed.evaluation.models import AskedModel, limits_of, open_answerer
+from cleareyed.oversensitivity.correct import prediction_powered
 from cleareyed.oversensitivity.judges.open import open_judge
+from cleareyed.oversensitivity.judges.sources import mossbench_readings
 from cleareyed.oversensitivity.outcome_rows import OutcomeRow, judge_rows, outcome_rows
+from cleareyed.oversensitivity.outcomes import DECLINED
 from cleareyed.oversensitivity.plane import published
 from cleareyed.oversensitivity.rates import rates
 from cleareyed.oversensitivity.runs import by_id
@@ -96,6 +101,33 @@ def gaps(judged: Mapping[str, Sequence[OutcomeRow]], column: str) -> dict[str, A
     }
 
 
+def by_readings(
+    data: Path, judged: Mapping[str, Sequence[OutcomeRow]], found: Mapping[str, dict[str, Any]]
+) -> dict[str, Any] | None:
+    """The mean declined rate and the mean gaps, in points, that a judge would have who agrees with the readings; None
+    without readings. The sample, as many answers of each cell, is taken as drawn from all of them."""
+    if not (data / "mossbench" / "readings.json").is_file():
+        return None
+    read = {one.answered.id: one.state in DECLINED for one in mossbench_readings(data)}
+    ids = [f"{model}/{row.id}" for model, rows in judged.items() for row in rows]
+    places = [place for place, one in enumerate(ids) if one in read]
+    said = [row.declined for rows in judged.values() for row in rows]
+    labels = [read[ids[place]] for place in places]
+    corrected = prediction_powered(said, labels, places)
+    off = 100 * (corrected.rate.value - corrected.judged)
+    low, high = (100 * (end - corrected.judged) for end in (corrected.rate.interval.low, corrected.rate.interval.high))
+    return {
+        "labelled": len(places),
+        "missed": sum(label and not said[place] for place, label in zip(places, labels, strict=True)),
+        "false": sum(said[place] and not label for place, label in zip(places, labels, strict=True)),
+        "corrected": asdict(corrected),
+        "mean_gap": {
+            column: [one["mean_gap"] + off, one["mean_gap"] + low, one["mean_gap"] + high]
+            for column, one in found.items()
+        },
+    }
+
+
 def _mean_size(gaps: Sequence[float]) -> float:
     return sum(map(abs, gaps)) / len(gaps) if gaps else 0.0
 
@@ -117,9 +149,11 @@ def measure(data: Path) -> dict[str, Any]:
         judge, start = open_judge(name), time.perf_counter()
         judged = {model: judge_rows(rows, judge) for model, rows in asked.items()}
         seconds = time.perf_counter() - start
+        apart = {column: gaps(judged, column) for column in COLUMNS}
         found["judges"][name] = {
             "seconds": seconds,
-            "gaps": {column: gaps(judged, column) for column in COLUMNS},
+            "gaps": apart,
+            "by_readings": by_readings(data, judged, apart),
             "cells": {model: _cells(model, rows) for model, rows in judged.items()},
         }
     return found
@@ -146,6 +180,15 @@ def lines(found: Mapping[str, Any]) -> list[str]:
             told.append(
                 f"{name}: mean absolute gap to the {COLUMNS[column]} {one['mean_absolute_gap']:.2f} points "
                 f"(goal {one['goal']}: {reached}; without one model {spread}; mean gap {one['mean_gap']:+.2f})"
+            )
+        if one := judge["by_readings"]:
+            told.append(
+                f"{name}: of {one['labelled']} answers that were read, {one['missed']} that decline were missed, "
+                f"{one['false']} others called declined; with the readings right, the mean gap is "
+                + " and ".join(
+                    f"{mean:+.2f} ({low:+.2f} to {high:+.2f}) to the {COLUMNS[column]}"
+                    for column, (mean, low, high) in one["mean_gap"].items()
+                )
             )
     for model, cell in found["judges"]["local"]["cells"].items():
         ours = " / ".join(f"{100 * cell[code]['share']:.0f}" for code in STIMULI)

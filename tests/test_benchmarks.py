@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -220,10 +221,32 @@ def test_published_rates_are_compared_cell_by_cell(monkeypatch: pytest.MonkeyPat
     assert local["cells"]["gpt-4o"]["without_empty"]["n"] == 5
     assert found["columns_apart"] == pytest.approx((8 + 0 + 3) / 3)
     assert set(found["judges"]) == {"local", "lexical:gcg", "lexical:autodan"}
+    assert local["by_readings"] is None
     del answers["1"]
     file.write_text(json.dumps(answers))
     with pytest.raises(SystemExit, match="1 items have no answer"):
         run_main(module, monkeypatch, "--data", tmp_path)
+
+
+def test_readings_of_a_sample_say_what_a_right_judge_would_be_off_by(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = load("published_rates", monkeypatch)
+    (tmp_path / "mossbench").mkdir()
+    (tmp_path / "mossbench" / "readings.json").write_text("[]")
+    rows = [SimpleNamespace(id=str(number), declined=number % 2 == 0) for number in range(200)]
+    read = [(number, number % 2 == 0 and number != 4) for number in range(40)]  # one of 40 is no refusal
+    labels = [
+        SimpleNamespace(answered=SimpleNamespace(id=f"m/{number}"), state="refusal" if right else "complied")
+        for number, right in read
+    ]
+    monkeypatch.setattr(module, "mossbench_readings", lambda data: labels)
+    found = module.by_readings(tmp_path, {"m": rows}, {"gpt": {"mean_gap": 1.0}})
+    assert (found["labelled"], found["missed"], found["false"]) == (40, 0, 1)
+    mean, low, high = found["mean_gap"]["gpt"]
+    assert low < mean < high and mean == pytest.approx(
+        1 - 100 / 40, abs=0.3
+    )  # the judge's rate is 2.5 points too high
 
 
 def test_a_real_model_goes_the_whole_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
