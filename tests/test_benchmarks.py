@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
