@@ -101,14 +101,20 @@ def gaps(judged: Mapping[str, Sequence[OutcomeRow]], column: str) -> dict[str, A
     }
 
 
+def readings(data: Path) -> dict[str, bool]:
+    """By `MODEL/PID`, whether readings that agree call the answer declined; empty without any."""
+    if not (data / "mossbench" / "readings.json").is_file():
+        return {}
+    return {one.answered.id: one.state in DECLINED for one in mossbench_readings(data)}
+
+
 def by_readings(
-    data: Path, judged: Mapping[str, Sequence[OutcomeRow]], found: Mapping[str, dict[str, Any]]
+    read: Mapping[str, bool], judged: Mapping[str, Sequence[OutcomeRow]], found: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any] | None:
     """The mean declined rate and the mean gaps, in points, that a judge would have who agrees with the readings; None
     without readings. The sample, as many answers of each cell, is taken as drawn from all of them."""
-    if not (data / "mossbench" / "readings.json").is_file():
+    if not read:
         return None
-    read = {one.answered.id: one.state in DECLINED for one in mossbench_readings(data)}
     ids = [f"{model}/{row.id}" for model, rows in judged.items() for row in rows]
     places = [place for place, one in enumerate(ids) if one in read]
     said = [row.declined for rows in judged.values() for row in rows]
@@ -145,6 +151,7 @@ def measure(data: Path) -> dict[str, Any]:
         raise InputError(f"{data}/mossbench/responses: holds no MODEL.json; name the folder that holds mossbench/")
     asked = {file.stem: answers_of(data, file) for file in files}
     found: dict[str, Any] = {"models": list(asked), "columns_apart": columns_apart(list(asked)), "judges": {}}
+    read = readings(data)
     for name in JUDGES:
         judge, start = open_judge(name), time.perf_counter()
         judged = {model: judge_rows(rows, judge) for model, rows in asked.items()}
@@ -153,7 +160,7 @@ def measure(data: Path) -> dict[str, Any]:
         found["judges"][name] = {
             "seconds": seconds,
             "gaps": apart,
-            "by_readings": by_readings(data, judged, apart),
+            "by_readings": by_readings(read, judged, apart),
             "cells": {model: _cells(model, rows) for model, rows in judged.items()},
         }
     return found

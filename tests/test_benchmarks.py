@@ -240,7 +240,7 @@ def test_readings_of_a_sample_say_what_a_right_judge_would_be_off_by(
         for number, right in read
     ]
     monkeypatch.setattr(module, "mossbench_readings", lambda data: labels)
-    found = module.by_readings(tmp_path, {"m": rows}, {"gpt": {"mean_gap": 1.0}})
+    found = module.by_readings(module.readings(tmp_path), {"m": rows}, {"gpt": {"mean_gap": 1.0}})
     assert (found["labelled"], found["missed"], found["false"]) == (40, 0, 1)
     mean, low, high = found["mean_gap"]["gpt"]
     assert low < mean < high and mean == pytest.approx(

@@ -182,11 +182,12 @@ class Decoder:
         """Read one token more of every live row, ids (n,): its last hidden states (n, D), after the final norm."""
         if self.length == self.own.shape[3]:
             self._make_room()
-        w, layers = self.weights, len(self.matrices)
+        w = self.weights
         if self.kept is not None:
             to = self.kept.rows(self.live, self.length)
         else:
-            to = passing(len(ids), widths(w.query_heads, w.kv_heads, w.head_size, *w.layers[0].down.shape), layers)
+            sizes = widths(w.query_heads, w.kv_heads, w.head_size, *w.layers[0].down.shape)
+            to = passing(len(ids), sizes, len(w.layers), ids.device)
         angles = self.angles[self.position + self.length]  # (n, 1, d / 2)
         self.length += 1
         x = self._forward(F.embedding(ids, w.embedding), angles, to)  # (n, D)
@@ -202,7 +203,7 @@ class Decoder:
         places = Places(self.prompts, self.places, w.query_heads, w.kv_heads, w.head_size)
         heights = x.new_empty(2, len(w.layers), self.prompts * w.kv_heads, self.places * places.shared)
         by_layer = views(to, self.own[:, :, :, : self.length], heights, places)
-        attend = Attention(places, self.keys[0].shape[2], self.length)
+        attend = Attention(places, self.keys[0].shape[2], self.length, x.device)
         full = len(x) == self.prompts * self.places
         h, gated = torch.empty_like(x), torch.empty_like(by_layer[0].up)
         for index, (view, layer, matrices) in enumerate(zip(by_layer, w.layers, self.matrices, strict=True)):

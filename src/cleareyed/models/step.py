@@ -53,9 +53,9 @@ class Views(NamedTuple):
     after: Tensor  # (n, D)
 
 
-def passing(rows: int, widths: Sequence[int], layers: int) -> KeptLayer:
+def passing(rows: int, widths: Sequence[int], layers: int, device: torch.device) -> KeptLayer:
     """Memory (L, n, ...) for a step of which nothing is kept: every layer writes to the same."""
-    return KeptLayer(*(torch.empty(1, rows, width).expand(layers, -1, -1) for width in widths))
+    return KeptLayer(*(torch.empty(1, rows, width, device=device).expand(layers, -1, -1) for width in widths))
 
 
 def views(to: KeptLayer, own: Tensor, heights: Tensor, places: Places) -> list[Views]:
@@ -101,15 +101,17 @@ def views(to: KeptLayer, own: Tensor, heights: Tensor, places: Places) -> list[V
 class Attention:
     """Softmax attention of rows to their prompts and to their own tokens, in memory that serves all layers."""
 
-    def __init__(self, places: Places, prompt: int, own: int) -> None:
+    def __init__(self, places: Places, prompt: int, own: int, device: torch.device) -> None:
         lines, rows = places.prompts * places.kv_heads, places.each * places.shared
-        self._queries = torch.empty(lines, rows, places.size)  # (B * Hkv, each * G, d)
+        self._queries = torch.empty(lines, rows, places.size, device=device)  # (B * Hkv, each * G, d)
         self._queries_in = self._queries.view(places.prompts, places.kv_heads, places.each, -1)
         self._queries_own = self._queries.view(-1, places.shared, places.size)  # (B * Hkv * each, G, d)
-        self._to_prompt = torch.empty(lines, rows, prompt)
-        self._to_own = torch.empty(lines * places.each, places.shared, own)
-        self._of_own = torch.empty(lines * places.each, places.shared, 1)  # what is found of the latter alone
-        self._out = torch.empty(lines, rows, places.size)
+        self._to_prompt = torch.empty(lines, rows, prompt, device=device)
+        self._to_own = torch.empty(lines * places.each, places.shared, own, device=device)
+        self._of_own = torch.empty(
+            lines * places.each, places.shared, 1, device=device
+        )  # what is found of the latter alone
+        self._out = torch.empty(lines, rows, places.size, device=device)
         self._out_own = self._out.view(self._queries_own.shape)
         self._out_by_place = self._out.view(places.prompts, places.kv_heads, places.each, -1, places.size)
 

@@ -11,38 +11,19 @@ from cleareyed.oversensitivity.judges.cues import CUES
 from cleareyed.oversensitivity.judges.features import KINDS, Floats, Parsed
 from cleareyed.oversensitivity.judges.text import STOP, words
 
-(
-    ALTERNATIVE,
-    CAPABILITY,
-    CONDEMN,
-    CONTENT,
-    DECLINE,
-    DISCLAIMER,
-    IMPROPER,
-    LECTURE,
-    PREMISE,
-    PURPOSE,
-    QUIBBLE,
-    REDIRECT,
-    WARNING,
-) = (
-    KINDS.index(name)
-    for name in (
-        "alternative",
-        "capability",
-        "condemn",
-        "content",
-        "decline",
-        "disclaimer",
-        "improper",
-        "lecture",
-        "premise",
-        "purpose",
-        "quibble",
-        "redirect",
-        "warning",
-    )
-)
+ALTERNATIVE = KINDS.index("alternative")
+CAPABILITY = KINDS.index("capability")
+CONDEMN = KINDS.index("condemn")
+CONTENT = KINDS.index("content")
+DECLINE = KINDS.index("decline")
+DISCLAIMER = KINDS.index("disclaimer")
+IMPROPER = KINDS.index("improper")
+LECTURE = KINDS.index("lecture")
+PREMISE = KINDS.index("premise")
+PURPOSE = KINDS.index("purpose")
+QUIBBLE = KINDS.index("quibble")
+REDIRECT = KINDS.index("redirect")
+WARNING = KINDS.index("warning")
 GIVES = [CONTENT, WARNING, PREMISE]
 GIVEN = np.isin(np.arange(len(KINDS)), GIVES)
 """(K,)"""
@@ -88,22 +69,27 @@ def stems(said: Sequence[str]) -> list[str]:
 def document(read: Parsed, kinds: Floats, question: str | None = None) -> Floats:
     """The answer's features (F,) from what its sentences do (S, K); those of the question are 0 without one."""
     long = np.minimum(read.lengths, LONGEST_SENTENCE) + np.float32(0.01)
+    share = long / long.sum()
     return np.concatenate(
-        [_pools(long, kinds), _order(read, long, kinds), _phrases(read), _asked(read, long, kinds, question)]
+        [
+            _pools(share, kinds),
+            _order(read, long, share, kinds),
+            _phrases(read),
+            _asked(read, long, share, kinds, question),
+        ]
     )
 
 
-def _pools(long: Floats, kinds: Floats) -> Floats:
+def _pools(share: Floats, kinds: Floats) -> Floats:
     """(6 K,): what the first sentence does, the first three, any; shares of words; the last two; those after three."""
     rest = kinds[3:].mean(0) if len(kinds) > 3 else np.zeros(len(KINDS), dtype=np.float32)
-    return np.concatenate(
-        [kinds[0], kinds[:3].max(0), kinds.max(0), (long / long.sum()) @ kinds, kinds[-2:].max(0), rest]
-    ).astype(np.float32)
+    return np.concatenate([kinds[0], kinds[:3].max(0), kinds.max(0), share @ kinds, kinds[-2:].max(0), rest]).astype(
+        np.float32
+    )
 
 
-def _order(read: Parsed, long: Floats, kinds: Floats) -> Floats:
+def _order(read: Parsed, long: Floats, share: Floats, kinds: Floats) -> Floats:
     """What comes before and after the sentence that most declines, and how much there is of each."""
-    share = long / long.sum()
     decline, lecture = kinds[:, DECLINE], kinds[:, [CONDEMN, IMPROPER, LECTURE, PURPOSE]].sum(1)
     quibble = kinds[:, QUIBBLE]
     gives, dodges = kinds[:, GIVES].sum(1), kinds[:, DODGES].sum(1)
@@ -182,7 +168,7 @@ RECURRING = slice(-ASKED + 2, -ASKED + 11)
 """Those of words that come back."""
 
 
-def _asked(read: Parsed, long: Floats, kinds: Floats, question: str | None) -> Floats:
+def _asked(read: Parsed, long: Floats, share: Floats, kinds: Floats, question: str | None) -> Floats:
     asked = words(question or "")
     sought = set(stems(asked))
     if not asked:
@@ -196,8 +182,8 @@ def _asked(read: Parsed, long: Floats, kinds: Floats, question: str | None) -> F
     denies = [not NOT.isdisjoint(said) or any(word.endswith("n't") for word in said) for said in read.words[:2]]
     denial, defend = float((echo[:2] * denies).max()), float(DEFEND.search(line) is not None)
     loaded, opinion = float(LOADED.search(line) is not None), float(OPINION.search(line) is not None)
-    weighed = _weighed(long / long.sum(), kinds)
-    given = [one for one, share in zip(held, gives.tolist(), strict=True) if share > 0.5]
+    weighed = _weighed(share, kinds)
+    given = [one for one, much in zip(held, gives.tolist(), strict=True) if much > 0.5]
     return np.array(
         [
             1,

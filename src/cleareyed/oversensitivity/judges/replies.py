@@ -6,15 +6,7 @@ who asks for advice, and not who asks how to do harm.
 import random
 from collections.abc import Sequence
 
-from cleareyed.oversensitivity.judges.corpus import (
-    SLOT,
-    Composed,
-    Draw,
-    Sentence,
-    drawer,
-    filled,
-    own_lines,
-)
+from cleareyed.oversensitivity.judges.corpus import SLOT, Composed, Draw, Sentence, drawer, filled, own_lines
 from cleareyed.oversensitivity.outcomes import Outcome
 
 
