@@ -112,13 +112,13 @@ def test_a_step_that_can_be_captured_looks_at_no_value_and_stays_where_it_is():
     vlm = tiny_qwen2_vl()
     with torch.no_grad():
         decoder = GraphDecoder(decoder_weights(vlm), run_prefix(vlm, prompts_of(vlm)), 2, 4)
-        held = [part.data_ptr() for part in (decoder._fed, decoder._at, decoder._states, decoder.own)]
+        held = [part.data_ptr() for part in (decoder._fed, decoder._at, decoder._states, decoder.cache)]
         ids = torch.full((6,), 9)
         with NoLooks():
             first = decoder.step(ids)
             second = decoder.step(ids)
     assert not torch.equal(first, second)
-    assert held == [part.data_ptr() for part in (decoder._fed, decoder._at, decoder._states, decoder.own)]
+    assert held == [part.data_ptr() for part in (decoder._fed, decoder._at, decoder._states, decoder.cache)]
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NoLooks():
         int(ids[0])
 

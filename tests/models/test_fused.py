@@ -46,7 +46,10 @@ def test_each_backward_is_that_of_the_plain_formula():
     heads = torch.randn(5, 7, 2, 8, requires_grad=True)
 
     def gradients_of(loss, *inputs):
-        return torch.autograd.grad(loss, inputs)
+        for part in inputs:
+            part.grad = None
+        loss.backward()
+        return [part.grad.clone() for part in inputs]
 
     pull = torch.randn(5, 7, 16)
     found = gradients_of((fused._Normed.apply(x, weight, 1e-6).float() * pull).sum(), x, weight)
@@ -55,7 +58,7 @@ def test_each_backward_is_that_of_the_plain_formula():
         assert relative(one, other) < 1e-2
 
     pull = torch.randn(5, 7, 4)
-    found = gradients_of((fused._GatedDown.apply(gate, up, down) * pull).sum(), gate, up, down)
+    found = gradients_of((fused._GatedDown.apply(gate, up, down, down.detach()) * pull).sum(), gate, up, down)
     plain = F.linear(F.silu(gate) * up, down)
     for one, other in zip(found, gradients_of((plain * pull).sum(), gate, up, down), strict=True):
         assert relative(one, other) < 1e-5
@@ -78,8 +81,42 @@ def test_logprobs_of_tokens_are_those_of_a_log_softmax():
     exact = torch.log_softmax((F.linear(states, weight) / 0.7).masked_fill(banned, -torch.inf), 1)
     assert relative(logprobs, exact.gather(1, ids[:, None])[:, 0]) < 1e-2
     assert relative(entropy, -(exact.exp() * exact.masked_fill(banned, 0)).sum(1)) < 1e-2
-    found = torch.autograd.grad((logprobs * pull).sum(), (states, weight))
+    (logprobs * pull).sum().backward()
+    found = states.grad, weight.grad
     plain = torch.autograd.grad((exact.gather(1, ids[:, None])[:, 0] * pull).sum(), (states, weight))
     for one, other in zip(found, plain, strict=True):
         assert relative(one, other) < 2e-2
     assert not found[1][:10].any()
+
+
+@pytest.mark.parametrize("way", [{"fused": True}, {"foreach": True}, {"foreach": False}])
+def test_the_copy_in_bf16_is_that_of_the_weights_as_they_are_now(way):
+    torch.manual_seed(0)
+    linear, x = torch.nn.Linear(16, 8), torch.randn(3, 16)
+    optimizer = torch.optim.AdamW(linear.parameters(), lr=0.1, **way)
+    for _ in range(3):
+        copy = fused.half(linear.weight)
+        assert torch.equal(copy, linear.weight.detach().to(torch.bfloat16))
+        assert fused.half(linear.weight) is copy
+        linear(x).square().sum().backward()
+        optimizer.step()
+    linear.load_state_dict({"weight": torch.ones(8, 16), "bias": torch.zeros(8)})
+    assert (fused.half(linear.weight) == 1).all()
+    with torch.no_grad():
+        assert fused.half(linear.weight) is not fused.half(linear.weight)
+
+
+def test_a_product_adds_to_the_gradient_that_is_there():
+    torch.manual_seed(0)
+    linear, x = torch.nn.Linear(16, 8), torch.randn(2, 3, 16).bfloat16().requires_grad_()
+    plain, y = torch.nn.Linear(16, 8), x.detach().float().requires_grad_()
+    plain.load_state_dict(linear.state_dict())
+    pull = torch.randn(2, 3, 8)
+    for _ in range(2):
+        (fused.product(x, linear).float() * pull).sum().backward()
+        (plain(y) * pull).sum().backward()
+    for one, other in ((x, y), (linear.weight, plain.weight), (linear.bias, plain.bias)):
+        assert relative(one.grad, other.grad) < 1e-2
+    linear.weight.requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert relative(fused.product(x, linear), plain(y)) < 1e-2

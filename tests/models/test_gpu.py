@@ -27,7 +27,8 @@ def plain(vlm, prompts, rows, ids, mask, weights):
 
 
 @pytest.mark.parametrize("build", FAMILIES)
-def test_gradients_in_fp32_are_those_of_the_plain_forward(build):
+def test_gradients_in_fp32_are_those_of_the_plain_forward(build, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # in which convolutions have their backward
     vlm = on_gpu(build())
     prompts, rows, ids, mask, weights = batch(vlm)
     rows, ids, mask, weights = (part.cuda() for part in (rows, ids, mask, weights))
@@ -83,3 +84,22 @@ def test_what_a_graph_draws_has_the_logprobs_that_training_gives_it(autocast):
     sampled = torch.tensor([value for completion in flat for value in completion.logprobs], device="cuda")
     gaps = (logprobs[mask] - sampled).abs()
     assert gaps.mean() < 0.02 if autocast else gaps.max() < 1e-3
+
+
+def test_a_step_in_bf16_trains_the_weights_that_the_step_before_has_left():
+    """Copies of weights that outlive an update would be seen here."""
+    vlm = on_gpu(tiny_qwen2_vl(), autocast=True)
+    prompts, rows, ids, mask, _ = batch(vlm)
+    rows, ids, mask = rows.cuda(), ids.cuda(), mask.cuda()
+    optimizer = torch.optim.AdamW(vlm.model.parameters(), lr=0.01, fused=True)
+    seen = []
+    for _ in range(3):
+        logprobs, _ = continuation_logprobs(vlm, run_prefix(vlm, prompts), rows, ids, mask)
+        with torch.no_grad():
+            plainly = torch.cat([plain_logprobs(vlm, prompts[row], ids[n][mask[n]]) for n, row in enumerate(rows)])
+        assert (logprobs[mask] - plainly).abs().mean() < 0.02
+        seen.append(plainly.mean().item())
+        optimizer.zero_grad()
+        (-logprobs[mask].mean()).backward()
+        optimizer.step()
+    assert seen[0] + 0.1 < seen[1] and seen[1] + 0.1 < seen[2]

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cleareyed.models import fused
+
 _forward: Callable[..., tuple[Tensor, ...]] = torch.ops.aten._flash_attention_forward
 _backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = torch.ops.aten._flash_attention_backward
 
@@ -34,8 +36,7 @@ class PackedBehind:
     prompts: Rows
     behind: Rows  # the tokens behind each prompt
     own: Rows  # the tokens of each completion
-    order: Tensor  # (M,) which token comes first if they stand in order of prompt
-    back: Tensor  # (M,) the way back
+    order: tuple[Tensor, Tensor] | None  # (M,) twice: tokens in order of prompt and the way back, if they aren't so
 
 
 def pack(
@@ -46,7 +47,10 @@ def pack(
     keys, values: by layer (B, kv heads, P, d); prompt_mask (B, P) bool.
     """
     prompt = torch.repeat_interleave(rows, lengths)  # (M,)
-    order = torch.argsort(prompt, stable=True)
+    order = None
+    if not bool((rows[1:] >= rows[:-1]).all()):
+        there = torch.argsort(prompt, stable=True)
+        order = there, torch.argsort(there)
     return PackedBehind(
         keys,
         values,
@@ -55,7 +59,6 @@ def pack(
         _rows(torch.bincount(prompt, minlength=len(prompt_mask))),
         _rows(lengths),
         order,
-        torch.argsort(order),
     )
 
 
@@ -83,12 +86,11 @@ class _PackedPrefix(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, behind: PackedBehind
     ) -> Tensor:
-        first, first_height, *rest = _flash(q[behind.order], keys, values, behind.behind, behind.prompts, False)
+        first, first_height, *rest = _flash(_there(behind, q), keys, values, behind.behind, behind.prompts, False)
         second, second_height, *_ = _flash(q, k, v, behind.own, behind.own, True)
-        first, first_height = first[behind.back], first_height[:, behind.back]
-        height = torch.logaddexp(first_height, second_height)  # (H, M)
-        shares = ((part - height).exp_().T[..., None] for part in (first_height, second_height))  # (M, H, 1)
-        output = (first * next(shares)).add_(second * next(shares)).to(q.dtype)
+        parts = _back(behind, first), _back(behind, first_height, 1), second, second_height
+        output: Tensor
+        output, height = fused.run(_together, *parts)
         ctx.save_for_backward(q, k, v, keys, values, output, height, rest[0], rest[1])
         ctx.behind = behind
         return output
@@ -97,21 +99,39 @@ class _PackedPrefix(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, keys, values, output, height, *state = ctx.saved_tensors
         behind: PackedBehind = ctx.behind
-        gradient, order = grads[0].contiguous(), behind.order
+        gradient = grads[0].contiguous()
         dq_first, dkeys, dvalues = _flash_back(
-            gradient[order],
-            q[order],
+            _there(behind, gradient),
+            _there(behind, q),
             keys,
             values,
-            output[order],
-            height[:, order].contiguous(),
+            _there(behind, output),
+            _there(behind, height, 1),
             behind.behind,
             behind.prompts,
             False,
             state,
         )
         dq, dk, dv = _flash_back(gradient, q, k, v, output, height, behind.own, behind.own, True, state)
-        return dq_first[behind.back].add_(dq), dk, dv, dkeys, dvalues, None
+        return _back(behind, dq_first).add_(dq), dk, dv, dkeys, dvalues, None
+
+
+def _there(behind: PackedBehind, part: Tensor, dim: int = 0) -> Tensor:
+    """What the packed tokens have, along `dim`, in order of prompt."""
+    return part if behind.order is None else part.index_select(dim, behind.order[0])
+
+
+def _back(behind: PackedBehind, part: Tensor, dim: int = 0) -> Tensor:
+    return part if behind.order is None else part.index_select(dim, behind.order[1])
+
+
+def _together(first: Tensor, first_height: Tensor, second: Tensor, second_height: Tensor) -> tuple[Tensor, Tensor]:
+    """Two parts (M, H, d) of an attention, by their log-sum-exps (H, M): the whole, and its own."""
+    top = torch.maximum(first_height, second_height)
+    height = top + torch.log(torch.exp(first_height - top) + torch.exp(second_height - top))  # (H, M)
+    shares = (torch.exp(part - height).T[..., None] for part in (first_height, second_height))  # (M, H, 1)
+    output = first.float() * next(shares) + second.float() * next(shares)
+    return output.to(first.dtype), height
 
 
 def _flash(
@@ -136,37 +156,3 @@ def _flash_back(
 ) -> tuple[Tensor, Tensor, Tensor]:
     sizes = queries.starts, keys.starts, queries.longest, keys.longest
     return _backward(gradient, q, k, v, output, height, *sizes, 0.0, causal, *state)
-
-
-@dataclass(frozen=True)
-class Used:
-    """G groups of R queries, each of which sees the first `used` (G,) int32 of the group's K keys."""
-
-    queries: Rows
-    keys: Rows
-    used: Tensor
-
-
-def groups_of(rows: int, size: int, used: Tensor) -> Used:
-    """Each of R `rows` and of `size` K keys, of which `used` (G,) int32 are seen; `used` may change later."""
-    starts = torch.arange(len(used) + 1, dtype=torch.int32, device=used.device)
-    return Used(Rows(starts * rows, rows), Rows(starts * size, size), used)
-
-
-def attend_used(query: Tensor, keys: Tensor, values: Tensor, groups: Used) -> tuple[Tensor, Tensor]:
-    """Attention of queries (G * R, H, d) to keys and values (G, K, H, d), unscaled.
-
-    Returns the output (G * R, H, d) and the log-sum-exps (H, G * R) float32. No value is looked at, so that a CUDA
-    graph can hold it; in another precision than bf16, or on a CPU, it is computed plainly.
-    """
-    if query.is_cuda and query.dtype == torch.bfloat16:
-        flat = (query, keys.flatten(0, 1), values.flatten(0, 1))
-        output, height, *_ = _flash(*flat, groups.queries, groups.keys, False, scale=1.0, seqused_k=groups.used)
-        return output, height
-    query = query.unflatten(0, (len(keys), -1))
-    scores = torch.einsum("grhd,gkhd->hgrk", query, keys).float()
-    unseen = torch.arange(keys.shape[1], device=keys.device) >= groups.used[:, None]  # (G, K)
-    scores = scores.masked_fill(unseen[:, None], -torch.inf)
-    shares = scores.softmax(3).to(values.dtype)
-    output = torch.einsum("hgrk,gkhd->grhd", shares, values)
-    return output.flatten(0, 1), scores.logsumexp(3).flatten(1)

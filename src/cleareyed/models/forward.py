@@ -278,7 +278,7 @@ def prompt_logprobs(
 def plain_logprobs(vlm: VLM, prompt: EncodedPrompt, ids: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probabilities (T,) of one completion through transformers' own whole forward, which shares nothing.
 
-    The slow road that the shared forward must agree with.
+    The slow road that the shared forward must agree with; on a GPU too its convolution is in float32, not in TF32.
     """
     tokens = torch.cat([prompt.ids.to(vlm.device), ids.to(vlm.device)])[None]  # (1, P + T)
     images: dict[str, Tensor] = {}
@@ -288,7 +288,9 @@ def plain_logprobs(vlm: VLM, prompt: EncodedPrompt, ids: Tensor, temperature: fl
             "image_grid_thw": prompt.grid.to(vlm.device),
             "mm_token_type_ids": (tokens == vlm.image_token_id).int(),
         }
-    with precision(vlm):
+    cudnn = torch.backends.cudnn
+    kept = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+    with precision(vlm), cudnn.flags(**kept, allow_tf32=False):
         logits = vlm.model(input_ids=tokens, use_cache=False, **images).logits[0, len(prompt.ids) - 1 : -1]
     logprobs = _log_softmax(vlm, logits, temperature)
     return logprobs.gather(1, tokens[0, len(prompt.ids) :, None])[:, 0]
@@ -314,7 +316,7 @@ def image_features(vlm: VLM, prompts: Sequence[EncodedPrompt]) -> Features:
             distinct.setdefault(id(prompt.pixels), prompt)
     if not distinct:
         return {}
-    pixels = torch.cat([prompt.pixels for prompt in distinct.values() if prompt.pixels is not None]).to(vlm.device)
+    pixels = torch.cat([prompt.pixels.to(vlm.device) for prompt in distinct.values() if prompt.pixels is not None])
     grids = [prompt.grid for prompt in distinct.values() if prompt.grid is not None]
     with (
         torch.set_grad_enabled(torch.is_grad_enabled() and trains_vision(vlm)),

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.weak import WeakTensorKeyDictionary
 
 Attention = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
 """(attention module, queries (N, Hq, T, d), keys and values (N, Hkv, T, d)) to (N, T, Hq, d)."""
@@ -44,16 +46,17 @@ def layer(module: Any, x: Tensor, *, cos: Tensor, sin: Tensor, attention: Attent
     """
     own, mlp = module.self_attn, module.mlp
     h = normed(x, module.input_layernorm)
-    query, key, value = (part(h).unflatten(-1, (-1, own.head_dim)) for part in (own.q_proj, own.k_proj, own.v_proj))
+    linears = own.q_proj, own.k_proj, own.v_proj
+    query, key, value = (product(h, linear).unflatten(-1, (-1, own.head_dim)) for linear in linears)
     query, key = _apply(_Turned, query, key, cos, sin, _turn, _turn_back)
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    x = x + own.o_proj(attention(own, query, key, value).flatten(2))
+    x = x + product(attention(own, query, key, value).flatten(2), own.o_proj)
     h = normed(x, module.post_attention_layernorm)
-    gate, up = mlp.gate_proj(h), mlp.up_proj(h)
+    gate, up = product(h, mlp.gate_proj), product(h, mlp.up_proj)
     down = mlp.down_proj
     if type(down) is nn.Linear and down.bias is None and mlp.config.hidden_act == "silu":
-        return x + _apply(_GatedDown, gate, up, down.weight.to(gate.dtype)), key, value
-    return x + down(mlp.act_fn(gate) * up), key, value
+        return x + _apply(_GatedDown, gate, up, down.weight, half(down.weight)), key, value
+    return x + product(mlp.act_fn(gate) * up, down), key, value
 
 
 def vision_block(module: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor], lengths: Sequence[int]) -> Tensor:
@@ -63,14 +66,14 @@ def vision_block(module: Any, x: Tensor, position_embeddings: tuple[Tensor, Tens
     """
     own, mlp = module.attn, module.mlp
     cos, sin = (part.float().chunk(2, dim=-1)[0][:, None] for part in position_embeddings)  # (S, 1, d / 2) each
-    h = own.qkv(_apply(_LayerNormed, x, module.norm1.weight, module.norm1.bias, module.norm1.eps))
+    h = product(_apply(_LayerNormed, x, module.norm1.weight, module.norm1.bias, module.norm1.eps), own.qkv)
     heads = h.unflatten(-1, (3 * own.num_heads, -1))  # (S, 3 H, d)
     query, key, value = heads.chunk(3, dim=1)
     query, key = _apply(_Turned, query, key, cos, sin, _turn_seen, _turn_seen_back)
     seen = each_image(lambda *qkv: F.scaled_dot_product_attention(*qkv).transpose(1, 2), query, key, value, lengths)
-    x = x + own.proj(seen.flatten(1))
-    h = mlp.fc1(_apply(_LayerNormed, x, module.norm2.weight, module.norm2.bias, module.norm2.eps))
-    result: Tensor = x + mlp.fc2(_apply(_QuickGelu, h))
+    x = x + product(seen.flatten(1), own.proj)
+    h = product(_apply(_LayerNormed, x, module.norm2.weight, module.norm2.bias, module.norm2.eps), mlp.fc1)
+    result: Tensor = x + product(_apply(_QuickGelu, h), mlp.fc2)
     return result
 
 
@@ -104,13 +107,55 @@ def chosen_logprobs(
 
     states (M, D), weight (V, D), ids (M,), banned (V,) bool: tokens that are never drawn.
     """
-    half = weight.to(torch.bfloat16)
-    size = max(1, PIECE // len(weight))
+    size, rough = max(1, PIECE // len(weight)), half(weight)
     pieces = [
-        _apply(_Chosen, part, half, targets, banned, temperature)
+        _apply(_Chosen, part, weight, rough, targets, banned, temperature)
         for part, targets in zip(states.to(torch.bfloat16).split(size), ids.split(size), strict=True)
     ]
     return torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
+
+
+_halves: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Weights in bf16, each with the version that it was made of."""
+
+
+def half(weight: Tensor) -> Tensor:
+    """The weight in bf16, without a graph. While it is trained, one copy serves all forwards with the same values."""
+    if not (torch.is_grad_enabled() and weight.requires_grad):
+        return weight.detach().to(torch.bfloat16)
+    version, copy = _halves.get(weight, (None, None))
+    if version != weight._version:
+        copy = weight.detach().to(torch.bfloat16)
+        _halves[weight] = weight._version, copy
+    result: Tensor = copy
+    return result
+
+
+# Fused AdamW changes weights without changing their version: after any optimizer's step no copy is right any more.
+register_optimizer_step_post_hook(lambda *_: _halves.clear())
+
+
+def product(x: Tensor, linear: Any) -> Tensor:
+    """linear(x) of x (..., K) bf16, in bf16.
+
+    The gradient of a bare layer's weight is made in float32 and goes straight to where gradients gather,
+    `weight.grad`; `torch.autograd.grad` does not see it.
+    """
+    if type(linear) is not nn.Linear or not linear.weight.requires_grad:
+        result: Tensor = linear(x)
+    else:
+        result = _apply(_Product, x, linear.weight, half(linear.weight), linear.bias)
+    return result
+
+
+def _gather(weight: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left^T right, of (M, O) and (M, K), to the gradient of weight (O, K)."""
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    if left.is_cuda:
+        torch.addmm(weight.grad, left.T, right, out_dtype=torch.float32, out=weight.grad)
+    else:
+        weight.grad.addmm_(left.float().T, right.float())
 
 
 def _apply(kind: Any, *given: Any) -> Any:
@@ -118,6 +163,24 @@ def _apply(kind: Any, *given: Any) -> Any:
 
 
 # Each operation with a backward of its own, and the stretches that are compiled
+
+
+class _Product(torch.autograd.Function):
+    """x (..., K) bf16, weight (O, K), the same in bf16, bias (O,) or None -> (..., O) bf16."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, rough: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, rough)
+        ctx.weight = weight
+        return F.linear(x, rough, None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, rough = ctx.saved_tensors
+        flat = grads[0].flatten(0, -2)  # (M, O)
+        _gather(ctx.weight, flat, x.flatten(0, -2))
+        to_bias = flat.sum(0, dtype=torch.float32) if ctx.needs_input_grad[3] else None
+        return grads[0] @ rough, None, None, to_bias
 
 
 class _Normed(torch.autograd.Function):
@@ -247,19 +310,22 @@ def _turn_seen_back(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tup
 
 
 class _GatedDown(torch.autograd.Function):
-    """gate and up (..., I), weight (D, I) -> (silu(gate) up) weight^T, of which the product is not kept."""
+    """gate and up (..., I), weight (D, I), the same in bf16 -> (silu(gate) up) weight^T, whose product is not kept."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up, weight)
-        return F.linear(run(_gate, gate, up), weight)
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, rough: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up, rough)
+        ctx.weight = weight
+        return F.linear(run(_gate, gate, up), rough)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        gate, up, weight = ctx.saved_tensors
-        inner = grads[0] @ weight
-        product, to_gate, to_up = run(_gate_back, inner, gate, up)
-        return to_gate, to_up, grads[0].flatten(0, -2).T @ product.flatten(0, -2)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up, rough = ctx.saved_tensors
+        inner = grads[0] @ rough
+        both, to_gate, to_up = run(_gate_back, inner, gate, up)
+        if ctx.needs_input_grad[2]:
+            _gather(ctx.weight, grads[0].flatten(0, -2), both.flatten(0, -2))
+        return to_gate, to_up, None, None
 
 
 def _gate(gate: Tensor, up: Tensor) -> Tensor:
@@ -275,24 +341,26 @@ def _gate_back(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, 
 
 
 class _Chosen(torch.autograd.Function):
-    """states (M, D) and weight (V, D) bf16, ids (M,), banned (V,) -> logprobs and entropy (M,)."""
+    """states (M, D) bf16, weight (V, D), the same in bf16, ids (M,), banned (V,) -> logprobs and entropy (M,)."""
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, ids: Tensor, banned: Tensor, temperature: float
+        ctx: Any, states: Tensor, weight: Tensor, rough: Tensor, ids: Tensor, banned: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        logits = F.linear(states, weight)
+        logits = F.linear(states, rough)
         height, logprobs, entropy = run(_choice, logits, ids, banned, temperature)
-        ctx.save_for_backward(states, weight, logits, height, ids, banned)
-        ctx.temperature = temperature
+        ctx.save_for_backward(states, rough, logits, height, ids, banned)
+        ctx.weight, ctx.temperature = weight, temperature
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        states, weight, logits, height, ids, banned = ctx.saved_tensors
+        states, rough, logits, height, ids, banned = ctx.saved_tensors
         run(_to_gradient_, logits, height, ids, banned, grads[0], ctx.temperature)
-        return logits @ weight, logits.T @ states, None, None, None
+        if ctx.needs_input_grad[1]:
+            _gather(ctx.weight, logits, states)
+        return logits @ rough, None, None, None, None, None
 
 
 def _choice(logits: Tensor, ids: Tensor, banned: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,6 +5,7 @@ Between the matrix products stand one kernel each (`fused.run`) and, in bf16, fl
 all of it runs eagerly, with the same result.
 """
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -13,25 +14,28 @@ from torch.nn import functional as F
 
 from cleareyed.models import fused
 from cleareyed.models.decode import Decoder
-from cleareyed.models.flash import attend_used, groups_of
 from cleareyed.models.forward import Prefix
+from cleareyed.models.pieces import attend_pieces, pieces_of, see
 
 
 class GraphDecoder(Decoder):
     """A `Decoder` whose batch has one size until half of it would do. Keys and values have the weights' precision.
 
-    Prompts' keys and values are by layer (B, P, Hkv, d), those of completions (L, 2, B * places, max_tokens, Hkv, d).
+    All of these stand behind one another, the prompts' first: (L, 2, B * P + B * places * max_tokens, Hkv, d).
     """
 
     _graph: Any
 
     def _hold(self, prefix: Prefix) -> None:
-        weights, dtype = self.weights, self.weights.head.dtype
-        self.keys = [part.detach().transpose(1, 2).to(dtype).contiguous() for part in prefix.keys]
-        self.values = [part.detach().transpose(1, 2).to(dtype).contiguous() for part in prefix.values]
+        weights = self.weights
         self.lengths = prefix.mask.sum(1, dtype=torch.int32)  # (B,)
-        shape = (len(weights.layers), 2, len(self.live), self.max_tokens, weights.kv_heads, weights.head_size)
-        self.own = torch.zeros(shape, dtype=dtype, device=prefix.mask.device)
+        self.longest = prefix.mask.shape[1]
+        end = self.prompts * self.longest
+        shape = (len(weights.layers), 2, end + len(self.live) * self.max_tokens, weights.kv_heads, weights.head_size)
+        self.cache = torch.zeros(shape, dtype=weights.head.dtype, device=prefix.mask.device)
+        for layer, parts in zip(self.cache, zip(prefix.keys, prefix.values, strict=True), strict=True):
+            for to, part in zip(layer, parts, strict=True):
+                to[:end].unflatten(0, (self.prompts, -1)).copy_(part.detach().transpose(1, 2))
         self._settle()
 
     def step(self, ids: Tensor) -> Tensor:
@@ -58,11 +62,12 @@ class GraphDecoder(Decoder):
         self._settle()
 
     def _take(self, left: Tensor, source: Tensor) -> None:
-        self.own = self.own.index_select(2, source.flatten())
-        if len(left) < self.prompts:
-            self.keys = [part.index_select(0, left) for part in self.keys]
-            self.values = [part.index_select(0, left) for part in self.values]
-            self.lengths = self.lengths[left]
+        end = self.prompts * self.longest
+        past = self.cache[:, :, :end].unflatten(2, (self.prompts, -1))  # (L, 2, B, P, Hkv, d)
+        own = self.cache[:, :, end:].unflatten(2, (-1, self.max_tokens))  # (L, 2, B * places, max_tokens, Hkv, d)
+        kept = past.index_select(2, left), own.index_select(2, source.flatten())
+        self.cache = torch.cat([part.flatten(2, 3) for part in kept], dim=2)
+        self.lengths = self.lengths[left]
 
     def _settle(self) -> None:
         """Buffers for a step of all places, and no graph."""
@@ -72,8 +77,8 @@ class GraphDecoder(Decoder):
         self._begins = self._fed.index_copy(0, self.slots, self.position)  # (places,) what positions count from
         self._states = torch.zeros(places, self.weights.embedding.shape[1], device=device)
         shared = self.weights.query_heads // self.weights.kv_heads
-        self._by_prompt = groups_of(self.places * shared, self.keys[0].shape[1], self.lengths)
-        self._by_row = groups_of(shared, self.max_tokens, self._fed.int())
+        sizes = (self.prompts, self.longest), (places, self.max_tokens)
+        self._pieces = pieces_of(*sizes, shared, self.lengths)
         self._graph = None
 
     def _run(self) -> None:
@@ -81,19 +86,18 @@ class GraphDecoder(Decoder):
         w = self.weights
         shared, rows, run = w.query_heads // w.kv_heads, len(self._fed), fused.run
         heads = (w.query_heads, w.kv_heads)
+        end = self.prompts * self.longest
         turn = self.angles.index_select(0, self._begins + self._at)  # (n, 1, d / 2)
         cos, sin = turn.real.contiguous(), turn.imag.contiguous()
-        self._by_row.used.copy_((self._at + 1).expand(rows))
+        see(self._pieces, self._at + 1)
         x = F.embedding(self._fed, w.embedding)  # (n, D) float32, the residual stream
         h = run(_normed, x, w.eps).to(w.head.dtype)
         for index, layer in enumerate(w.layers):
             h = F.linear(h, layer.qkv, layer.qkv_bias).view(rows, -1, w.head_size)
             query, new = run(_spread, h, cos, sin, heads)  # (n * shared, Hkv, d), (2, n, 1, Hkv, d)
-            own = self.own[index]
-            own.index_copy_(2, self._at, new)
-            first = attend_used(query, self.keys[index], self.values[index], self._by_prompt)
-            second = attend_used(query, own[0], own[1], self._by_row)
-            out = run(_joined, *first, *second, shared)  # (n, Hq d)
+            keys, values = self.cache[index]
+            self.cache[index, :, end:].unflatten(1, (rows, -1)).index_copy_(2, self._at, new)
+            out = run(_joined, *attend_pieces(query, keys, values, self._pieces), shared)  # (n, Hq d)
             x, h = run(_added_and_normed, x, F.linear(out, layer.out), w.eps)
             h = F.linear(run(_gated, F.linear(h, layer.gate_up), w.activation), layer.down)
             x, h = run(_added_and_normed, x, h, w.eps)
@@ -139,11 +143,14 @@ def _spread(h: Tensor, cos: Tensor, sin: Tensor, heads: tuple[int, int]) -> tupl
     return query.contiguous(), new.contiguous()
 
 
-def _joined(first: Tensor, first_height: Tensor, second: Tensor, second_height: Tensor, shared: int) -> Tensor:
-    """Two parts (n * Hq / Hkv, Hkv, d) of an attention, by their log-sum-exps (Hkv, n * Hq / Hkv), to (n, Hq d)."""
-    share = torch.sigmoid(second_height - first_height).T[..., None]
-    out = first.float() * (1 - share) + second.float() * share
-    joined: Tensor = out.to(first.dtype).unflatten(0, (-1, shared))  # (n, Hq / Hkv, Hkv, d)
+def _joined(parts: Tensor, heights: Tensor, shared: int) -> Tensor:
+    """Parts (C, n * Hq / Hkv, Hkv, d) of an attention, by their log-sum-exps (C, Hkv, n * Hq / Hkv), to (n, Hq d)."""
+    height = heights.transpose(1, 2)[..., None].unbind()  # each (n * Hq / Hkv, Hkv, 1)
+    top = reduce(torch.maximum, height)
+    shares = [torch.exp(one - top) for one in height]
+    weighed = [part.float() * share for part, share in zip(parts.unbind(), shares, strict=True)]
+    out = reduce(torch.add, weighed) / reduce(torch.add, shares)
+    joined: Tensor = out.to(parts.dtype).unflatten(0, (-1, shared))  # (n, Hq / Hkv, Hkv, d)
     return joined.transpose(1, 2).flatten(1).contiguous()
 
 
