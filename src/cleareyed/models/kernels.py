@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-KEYS = 64
+KEYS = 32
 """Keys that are read at a time."""
 
 
@@ -19,7 +19,7 @@ def attend(
     (count, heads, size), width = query.shape, max(16, triton.next_power_of_2(query.shape[2]))
     output = torch.empty((parts, *query.shape), dtype=query.dtype, device=query.device)
     height = torch.empty((parts, heads, count), dtype=torch.float32, device=query.device)
-    sizes = {"H": heads, "D": size, "W": width, "M": rows, "N": KEYS, "num_warps": 4, "num_stages": 3}
+    sizes = {"H": heads, "D": size, "W": width, "M": rows, "N": KEYS, "num_warps": 2, "num_stages": 4}
     _attend[(len(table), heads)](query, keys, values, lengths, table, output, height, count, **sizes)
     return output, height
 
