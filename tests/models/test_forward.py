@@ -13,7 +13,6 @@ from cleareyed.models.forward import (
     image_features,
     join,
     plain_logprobs,
-    prompt_logprobs,
     prompt_states,
     run_prefix,
 )
@@ -264,22 +263,6 @@ def test_a_prefix_holds_the_last_of_all_states():
     assert torch.equal(found.ids, ids) and torch.equal(found.mask, mask) and not mask.all()
     for row, prompt in enumerate(prompts):
         assert torch.allclose(found.hidden[row], states[row, len(prompt.ids) - 1], atol=1e-5)
-
-
-def test_prompt_tokens_can_be_learnt_too():
-    vlm = tiny_qwen2_vl()
-    prompts = batch(vlm)[0]
-    logprobs, mask = prompt_logprobs(vlm, prompts)
-    for row, prompt in enumerate(prompts):
-        length = len(prompt.ids)
-        first = (
-            int((prompt.ids == vlm.model.config.vision_end_token_id).nonzero().max()) if prompt.grid is not None else 0
-        )
-        head = type(prompt)(prompt.ids[: first + 1], prompt.positions, 0, prompt.pixels, prompt.grid)
-        expected = plain_logprobs(vlm, head, prompt.ids[first + 1 :])
-        assert torch.allclose(logprobs[row, first + 1 : length], expected, atol=1e-5)
-        assert mask[row, first + 1 : length].all() and not mask[row, length:].any()
-        assert not mask[row, : first + 1].any() and (logprobs[row][~mask[row]] == 0).all()
 
 
 def test_bf16_autocast_keeps_master_weights():

@@ -1,6 +1,7 @@
 """The GPU's functions on a CPU, eagerly: the same mathematics, in bf16 where a GPU has it."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -29,7 +30,10 @@ def test_logprobs_and_gradients_stray_no_further_than_those_of_the_ordinary_laye
     truth, ordinary = run(exact), run(half)
     monkeypatch.setattr(fused, "wanted", lambda device: torch.is_autocast_enabled("cpu"))
     monkeypatch.setattr(fused, "PIECE", 5 * 320)
+    blocks = Mock(wraps=fused.vision_block)
+    monkeypatch.setattr(fused, "vision_block", blocks)
     found = run(half)
+    assert blocks.called
     assert not torch.equal(found[0], ordinary[0])  # it did go another way
     for part in (0, 1):
         assert relative(found[part], truth[part]) < 1.5 * relative(ordinary[part], truth[part]) + 1e-3

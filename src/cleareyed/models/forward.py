@@ -261,20 +261,6 @@ def _run_behind(
         return run_layers(vlm.model.model.language_model, embeds, positions, attention)
 
 
-def prompt_logprobs(
-    vlm: VLM, prompts: Sequence[EncodedPrompt], chunk_floats: int = CHUNK_FLOATS
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the prompts' own text tokens: logprobs (B, P) float32, mask (B, P) bool of what counts.
-
-    The first token and the vision tokens do not count; their logprobs are 0.
-    """
-    states, ids, mask = prompt_states(vlm, prompts)
-    mask = mask & ~torch.isin(ids, _banned(vlm))
-    mask[:, 0] = False
-    states = torch.cat([states[:, :1], states[:, :-1]], dim=1)  # (B, P, D): the state before each token
-    return _scatter(vlm, states, ids, mask, 1.0, chunk_floats)[0], mask
-
-
 def plain_logprobs(vlm: VLM, prompt: EncodedPrompt, ids: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probabilities (T,) of one completion through transformers' own whole forward, which shares nothing.
 
@@ -342,14 +328,6 @@ def _check_features(vlm: VLM, prompts: Sequence[EncodedPrompt], features: Featur
                 f"prompt {number + 1} of {len(prompts)}: {tokens} image tokens, but its images make {found} features; "
                 "encode text and images together, with the model that reads them"
             )
-
-
-def _scatter(
-    vlm: VLM, states: Tensor, ids: Tensor, mask: Tensor, temperature: float, chunk_floats: int
-) -> tuple[Tensor, Tensor]:
-    logprobs, entropy = _token_logprobs(vlm, states[mask], ids[mask], temperature, chunk_floats)
-    empty = torch.zeros(ids.shape, device=ids.device)
-    return empty.masked_scatter(mask, logprobs), empty.masked_scatter(mask, entropy)
 
 
 def _token_logprobs(
