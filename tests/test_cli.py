@@ -306,11 +306,16 @@ def test_eval_keeps_the_answers_and_prints_each_rule(command: Command, checkpoin
 
 def test_own_data_is_prepared_and_evaluated(command: Command, tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "good.png")
-    (tmp_path / "mine.jsonl").write_text('{"image": "good.png", "question": "q", "answer": "a", "id": "one"}\n')
+    rows = [
+        {"image": image, "question": "q", "answer": "a", "id": id} for image, id in (("good.png", "one"), ([], "two"))
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     prepared = command("data", "table", "--from", "mine.jsonl", "--to", "root")
     assert prepared.exit_code == 0, prepared.output
-    assert "1 sample of task table" in prepared.stdout
-    (tmp_path / "said.jsonl").write_text('{"sample_id": "one", "text": "a"}\n')
+    assert "2 samples of task table" in prepared.stdout
+    (tmp_path / "said.jsonl").write_text(
+        "".join(json.dumps({"sample_id": row["id"], "text": "a"}) + "\n" for row in rows)
+    )
     (file,) = (tmp_path / "root/table").glob("*.parquet")
     result = command("eval", file.relative_to(tmp_path), "--model", "replay:said.jsonl", "--rule", "strict")
     assert result.exit_code == 0, result.output

@@ -60,6 +60,17 @@ def test_numbers_are_text_and_lines_give_ids(tmp_path: Path) -> None:
     assert [image().getpixel((0, 0)) for image in samples[0].images] == [(255, 0, 0), (0, 0, 255)]
 
 
+def test_an_empty_list_is_a_question_without_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = jsonl(tmp_path, GOOD, {**GOOD, "image": []})
+    assert [len(sample.images) for sample in table_task(lines).samples] == [1, 0]
+    path = tmp_path / "mine.parquet"
+    rows = [{"image": images, "question": "Which?", "answer": "red"} for images in ([], [picture("red")], [])]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    samples = table_task(path).samples
+    monkeypatch.setattr(Cell, "value", lambda cell: pytest.fail("a picture is read"))
+    assert [len(sample.images) for sample in samples] == [0, 1, 0]
+
+
 def without(field: str) -> dict[str, Any]:
     return {key: value for key, value in GOOD.items() if key != field}
 
@@ -69,7 +80,8 @@ def without(field: str) -> dict[str, Any]:
     [
         (without("image"), "field `image` is missing"),
         ({**GOOD, "image": ""}, "field `image` is empty"),
-        ({**GOOD, "image": []}, "field `image` is an empty list"),
+        ({**GOOD, "image": None}, r"field `image` is missing; give .*, or \[\] for no picture"),
+        ({**GOOD, "image": [""]}, "field `image` is empty"),
         ({**GOOD, "image": 5}, "field `image` is of type int"),
         ({**GOOD, "image": "green.png"}, "field `image`: no file .*green.png; give a path relative to the data file"),
         ({**GOOD, "image": "\0"}, "field `image`: no file"),
@@ -201,6 +213,7 @@ def test_large_row_groups_are_read_a_few_rows_at_a_time(tmp_path: Path, monkeypa
 
 
 def test_a_table_takes_a_few_bytes_a_row(tmp_path: Path) -> None:
+    import gc
     import tracemalloc
 
     def held(count: int) -> int:
@@ -209,6 +222,7 @@ def test_a_table_takes_a_few_bytes_a_row(tmp_path: Path) -> None:
         try:
             task = table_task(path)
             assert len(task.samples) == count
+            gc.collect()
             return tracemalloc.get_traced_memory()[0]
         finally:
             tracemalloc.stop()

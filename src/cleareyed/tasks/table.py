@@ -2,7 +2,7 @@
 
 | column | what |
 |---|---|
-| `image` | a path, relative to the file; in parquet also encoded bytes or a `{bytes, path}` struct; or a list |
+| `image` | a path, relative to the file; in parquet also bytes or a `{bytes, path}` struct; or a list, `[]` for none |
 | `question` | text |
 | `answer` | text or a whole number |
 | `choices` | optional: a list of at least two, one of them the answer |
@@ -138,7 +138,7 @@ class _Table:
             return tuple(CellImage(cell, item, where) for item in range(count))
         found = _images(self._path, where, {}, cell)
         if all(isinstance(load, CellImage) for load in found) and len(found) < MOST:
-            alone = isinstance(found[0], CellImage) and found[0].index is None
+            alone = any(isinstance(load, CellImage) and load.index is None for load in found)
             self._pictures[index] = ONE if alone else len(found)
         return found
 
@@ -213,8 +213,6 @@ def _images(path: Path, where: str, row: Row, cell: Cell | None) -> tuple[LoadIm
     value = row.get("image") if cell is None else cell.value()
     if not isinstance(value, list):
         return (_image(path, where, value, cell, None),)
-    if not value:
-        raise InputError(f"{where}: field `image` is an empty list; name at least one picture")
     return tuple(_image(path, where, item, cell, index) for index, item in enumerate(value))
 
 
@@ -225,7 +223,9 @@ def _image(path: Path, where: str, item: object, cell: Cell | None, index: int |
     if isinstance(held, bytes) and held and cell is not None:
         return CellImage(cell, index, where)
     if not isinstance(held, str) or not held:
-        raise InputError(f"{where}: field `image` is {_kind(held)}; give the path of a picture, relative to the file")
+        raise InputError(
+            f"{where}: field `image` is {_kind(held)}; give a path, relative to the file, or [] for no picture"
+        )
     return FileImage(path.parent / held, where)
 
 
