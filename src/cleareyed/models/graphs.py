@@ -1,8 +1,8 @@
 """Decoding in steps that never change: buffers of fixed size and no look at a value, captured once as a CUDA graph.
 
 On a GPU a step of a small batch takes longer to launch, kernel by kernel, than to run. A graph is launched at once.
-Between the matrix products stand one kernel each (`fused.run`) and, in bf16, flash attention; on other devices
-all of it runs eagerly, with the same result.
+Between the matrix products stand one kernel each (`fused.run`) and, in bf16, one for attention (`pieces`); on other
+devices all of it runs eagerly, with the same result.
 """
 
 from functools import reduce
