@@ -152,7 +152,7 @@ def _gather(weight: Tensor, left: Tensor, right: Tensor) -> None:
     """Add left^T right, of (M, O) and (M, K), to the gradient of weight (O, K)."""
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)
-    if left.is_cuda:
+    if left.is_cuda and type(left) is Tensor:  # a ghost's has no such product
         torch.addmm(weight.grad, left.T, right, out_dtype=torch.float32, out=weight.grad)
     else:
         weight.grad.addmm_(left.float().T, right.float())
