@@ -19,8 +19,9 @@ from cleareyed.errors import InputError
 from cleareyed.models import fused
 from cleareyed.models.attention import attend, attend_behind, lay_out
 from cleareyed.models.flash import attend_packed, pack
+from cleareyed.models.fused import plain
 from cleareyed.models.kept import Replayed
-from cleareyed.models.layers import chosen_logprobs, plain, run_layers
+from cleareyed.models.layers import chosen_logprobs, run_layers
 from cleareyed.models.replay import replay
 from cleareyed.models.tower import own_blocks
 from cleareyed.models.vlm import VLM, EncodedPrompt

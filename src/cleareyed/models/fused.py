@@ -54,7 +54,7 @@ def layer(module: Any, x: Tensor, *, cos: Tensor, sin: Tensor, attention: Attent
     h = normed(x, module.post_attention_layernorm)
     gate, up = product(h, mlp.gate_proj), product(h, mlp.up_proj)
     down = mlp.down_proj
-    if type(down) is nn.Linear and down.bias is None and mlp.config.hidden_act == "silu":
+    if plain(down) and down.bias is None and mlp.config.hidden_act == "silu":
         return x + _apply(_GatedDown, gate, up, down.weight, half(down.weight)), key, value
     return x + product(mlp.act_fn(gate) * up, down), key, value
 
@@ -135,13 +135,18 @@ def half(weight: Tensor) -> Tensor:
 register_optimizer_step_post_hook(lambda *_: _halves.clear())
 
 
+def plain(linear: Any) -> bool:
+    """Whether a linear layer holds nothing but its own weight and bias."""
+    return type(linear) is nn.Linear
+
+
 def product(x: Tensor, linear: Any) -> Tensor:
     """linear(x) of x (..., K) bf16, in bf16.
 
     The gradient of a bare layer's weight is made in float32 and goes straight to where gradients gather,
     `weight.grad`; `torch.autograd.grad` does not see it.
     """
-    if type(linear) is not nn.Linear or not linear.weight.requires_grad:
+    if not plain(linear) or not linear.weight.requires_grad:
         result: Tensor = linear(x)
     else:
         result = _apply(_Product, x, linear.weight, half(linear.weight), linear.bias)

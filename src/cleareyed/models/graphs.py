@@ -95,9 +95,9 @@ class GraphDecoder(Decoder):
         for index, layer in enumerate(w.layers):
             h = F.linear(h, layer.qkv, layer.qkv_bias).view(rows, -1, w.head_size)
             query, new = run(_spread, h, cos, sin, heads)  # (n * shared, Hkv, d), (2, n, 1, Hkv, d)
-            keys, values = self.cache[index]
-            self.cache[index, :, end:].unflatten(1, (rows, -1)).index_copy_(2, self._at, new)
-            out = run(_joined, *attend_pieces(query, keys, values, self._pieces), shared)  # (n, Hq d)
+            held = self.cache[index]  # (2, B * P + n * max_tokens, Hkv, d)
+            held[:, end:].unflatten(1, (rows, -1)).index_copy_(2, self._at, new)
+            out = run(_joined, *attend_pieces(query, held[0], held[1], self._pieces), shared)  # (n, Hq d)
             x, h = run(_added_and_normed, x, F.linear(out, layer.out), w.eps)
             h = F.linear(run(_gated, F.linear(h, layer.gate_up), w.activation), layer.down)
             x, h = run(_added_and_normed, x, h, w.eps)

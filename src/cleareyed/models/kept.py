@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cleareyed.models.layers import plain
+from cleareyed.models.fused import plain
 from cleareyed.models.pages import want_large
 from cleareyed.models.vlm import VLM
 

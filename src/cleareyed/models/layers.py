@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cleareyed.models import fused
 from cleareyed.models.attention import attend
-from cleareyed.models.fused import Attention
+from cleareyed.models.fused import Attention, plain
 
 
 def pairs(size: int) -> Tensor:
@@ -209,11 +209,6 @@ class _Widening(torch.autograd.Function):
         to_x = (gradient @ weight).view(x.shape) if wanted[0] else None
         to_weight = (x.reshape(-1, x.shape[-1]).t() @ gradient).t() if wanted[1] else None
         return to_x, to_weight, gradient.sum(0) if wanted[2] else None
-
-
-def plain(linear: Any) -> bool:
-    """Whether a linear layer holds nothing but its own weight and bias."""
-    return type(linear) is nn.Linear
 
 
 def _normed(x: Tensor, norm: Any) -> Tensor:

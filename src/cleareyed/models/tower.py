@@ -19,7 +19,8 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLVisionBlock
 
 from cleareyed.models import fused
 from cleareyed.models.attention import attend
-from cleareyed.models.layers import plain, product, turned, turning_order
+from cleareyed.models.fused import plain
+from cleareyed.models.layers import product, turned, turning_order
 from cleareyed.models.vlm import VLM
 
 QUICK = 1.702
